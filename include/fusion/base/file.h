@@ -1,0 +1,109 @@
+// The only place that opens, writes, syncs, renames and removes files. All errors are Error with ExitCode::io and name the path.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fusion {
+
+namespace fs = std::filesystem;
+
+/// Whole file as bytes. Refuses files over `limit` bytes before reading.
+std::string read_file(const fs::path& path, uint64_t limit = uint64_t{1} << 32);
+
+/// Read-only memory map of a regular file; unmapped on destruction. Movable. Size is taken from the open descriptor.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  explicit MappedFile(const fs::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  const std::byte* data() const { return data_; }
+  uint64_t size() const { return size_; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+/// A new file written under a temporary name in the same folder (create-exclusive, no links followed, mode 0600).
+/// commit(): fsync, rename to the final name, fsync the folder. Without commit() the temporary file is removed.
+class AtomicFile {
+ public:
+  explicit AtomicFile(fs::path target);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  /// Hex SHA-256 of all bytes written so far.
+  std::string sha256() const;
+  uint64_t size() const { return size_; }
+  void commit();
+
+ private:
+  struct Digest;
+  fs::path target_, temporary_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+  Digest* digest_ = nullptr;
+};
+
+/// Writes `text` as a whole through AtomicFile.
+void write_file(const fs::path& path, std::string_view text);
+
+/// Appends lines to a file (O_APPEND, 0600). Each line reaches the kernel whole before append() returns; sync() makes it durable.
+class LineWriter {
+ public:
+  /// Opens or creates. `keep_bytes`: truncates to that size first (lines after a checkpoint are dropped on resume).
+  explicit LineWriter(const fs::path& path, int64_t keep_bytes = -1);
+  ~LineWriter();
+  LineWriter(const LineWriter&) = delete;
+  LineWriter& operator=(const LineWriter&) = delete;
+  void append(std::string_view line);
+  void sync();
+  uint64_t size() const { return size_; }
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+};
+
+void make_directories(const fs::path& path);
+/// fsync of a folder, so that renames in it are durable.
+void sync_directory(const fs::path& path);
+/// rename(2), then fsync of the parent folder.
+void rename_durably(const fs::path& from, const fs::path& to);
+void remove_all(const fs::path& path);
+/// Hex SHA-256 of a file's content or of a text.
+std::string sha256_file(const fs::path& path);
+std::string sha256_text(std::string_view text);
+uint64_t free_bytes(const fs::path& path);
+
+/// Exclusive lock on a file for the life of the object (flock); throws ExitCode::usage naming the holder's host and pid.
+class FileLock {
+ public:
+  explicit FileLock(const fs::path& path);
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace fusion

@@ -1,0 +1,262 @@
+// The keys of one run, section by section. See model_config.h for decoder, tower, tune, card and loss.
+#pragma once
+
+#include "fusion/config/model_config.h"
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fusion {
+
+FUSION_ENUM(Template, phi_3, llama_3, vicuna_v1, qwen_2)
+FUSION_ENUM(OverLength, cut, turns, reject)
+FUSION_ENUM(Grouping, none, released)
+FUSION_ENUM(BadSamples, skip, error)
+FUSION_ENUM(TextOnlyVision, zero_image, skip)
+FUSION_ENUM(ResizeOrder, pillow, pillow13)
+FUSION_ENUM(ScheduleType, cosine, linear, constant)
+FUSION_ENUM(Recompute, none, full)
+FUSION_ENUM(ComputeDtype, fp32, bf16)
+FUSION_ENUM(NonFinite, abort, skip)
+FUSION_ENUM(Device, automatic, cpu, cuda)
+
+struct StartConfig {
+  Profile profile = Profile::released;
+  std::string path, tokenizer;
+  Template chat_template = Template::phi_3;
+  int64_t seed = 0;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("profile", profile, "Sets the defaults of the method's keys: released (published weights) or paper (printed equations).");
+    v("path", path, "Hugging Face style folder to start from; empty = random start from decoder and tower.");
+    v("tokenizer", tokenizer, "Tokenizer folder; empty = the one in model.path.");
+    v("template", chat_template, "Chat template of prompts and labels.");
+    v("seed", seed, "Seed of a random start.", v.at_least(0));
+  }
+};
+
+struct DataConfig {
+  std::string mixture, image_folder, eval;
+  int64_t max_length = 4096, workers = 2, prefetch = 4, bad_sample_budget = -1, eval_samples = 0;
+  int64_t max_pixels = 89'000'000, seed = 0;
+  bool shuffle = true, collapse_images = true;
+  Grouping group = Grouping::released;
+  OverLength over_length = OverLength::cut;
+  BadSamples bad_samples = BadSamples::skip;
+  TextOnlyVision text_only_vision = TextOnlyVision::zero_image;
+  ResizeOrder resize_order = ResizeOrder::pillow;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("mixture", mixture, "Mixture YAML, or one LLaVA .json or .jsonl file.");
+    v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.");
+    v("eval", eval, "Held-out file for in-loop evaluation; empty = none.");
+    v("eval_samples", eval_samples, "Samples of data.eval that are used; 0 = all.", v.at_least(0));
+    v("max_length", max_length, "model_max_length: tokens kept per sample, before and after the image rows are inserted.", v.positive());
+    v("over_length", over_length, "Longer samples: cut tokens, cut whole turns, or reject.");
+    v("group", group, "Batches of like length and modality (released sampler) or plain shuffling (none).");
+    v("shuffle", shuffle, "false keeps the mixture's order; needs data.group=none.");
+    v("seed", seed, "Seed of the data order and of random:N sampling.", v.at_least(0));
+    v("bad_samples", bad_samples, "Unusable samples: skip leaves the slot empty and writes the ledger, error ends the run.");
+    v("bad_sample_budget", bad_sample_budget, "Rejected samples allowed per epoch; -1 = the larger of 10 and 0.1 % of the epoch.", v.at_least(-1));
+    v("text_only_vision", text_only_vision, "Samples without image: zero_image sends a zero picture through the tower, skip leaves it out.");
+    v("collapse_images", collapse_images, "Several <image> in one turn count as one (released); false makes it an error.");
+    v("max_pixels", max_pixels, "Largest picture that is decoded, in pixels.", v.positive());
+    v("resize_order", resize_order, "Order of the two resize passes: pillow (horizontal first) or pillow13.");
+    v("workers", workers, "Threads that read, decode, tile and tokenise.", v.positive());
+    v("prefetch", prefetch, "Micro-batches prepared ahead.", v.positive());
+  }
+};
+
+struct OptimizerConfig {
+  double lr = 2e-5, weight_decay = 0.0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, clip_norm = 1.0;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("lr", lr, "Peak learning rate of parameters whose rule names none.", v.positive());
+    v("weight_decay", weight_decay, "Decoupled decay of all but norm weights and biases.", v.at_least(0.0));
+    v("beta1", beta1, "Decay of AdamW's first moment.", v.between(0.0, 1.0));
+    v("beta2", beta2, "Decay of AdamW's second moment.", v.between(0.0, 1.0));
+    v("eps", eps, "AdamW's epsilon.", v.positive());
+    v("clip_norm", clip_norm, "Global L2 norm of the gradient; 0 switches clipping off.", v.at_least(0.0));
+  }
+};
+
+struct ScheduleConfig {
+  ScheduleType type = ScheduleType::cosine;
+  double warmup_ratio = 0.03, min_ratio = 0.0;
+  int64_t warmup_steps = -1;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("type", type, "Learning rate after warm-up: cosine, linear or constant.");
+    v("warmup_ratio", warmup_ratio, "Part of all steps with rising rate (rounded up); the first step has rate 0.", v.between(0.0, 1.0));
+    v("warmup_steps", warmup_steps, "Warm-up in steps; -1 = by warmup_ratio.", v.at_least(-1));
+    v("min_ratio", min_ratio, "Rate at the end as a part of the peak.", v.between(0.0, 1.0));
+  }
+};
+
+/// One rule by parameter name. The last rule that matches a name decides; a rule that matches nothing is an error.
+struct RuleConfig {
+  std::string match = "*";
+  bool train = true;
+  double lr = -1.0, weight_decay = -1.0;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("match", match, "Glob over parameter names, e.g. model.vision_tower.*");
+    v("train", train, "false freezes.");
+    v("lr", lr, "Peak learning rate; -1 = optimizer.lr.", v.at_least(-1.0));
+    v("weight_decay", weight_decay, "Decay; -1 = optimizer.weight_decay.", v.at_least(-1.0));
+  }
+};
+
+struct RecomputeConfig {
+  Recompute vision = Recompute::none, decoder = Recompute::none, interaction = Recompute::none;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("vision", vision, "Activations of the tower and projectors: keep (none) or recompute in the backward (full).");
+    v("decoder", decoder, "Activations of the decoder layers: keep (none) or recompute (full).");
+    v("interaction", interaction, "Activations of the interaction layers: keep (none) or recompute (full).");
+  }
+};
+
+struct TrainConfig {
+  int64_t epochs = 1, max_steps = 0, global_batch = 128, micro_batch = 2, seed = 0, eval_every = 0, max_skips = 10;
+  ComputeDtype dtype = ComputeDtype::bf16;
+  NonFinite non_finite = NonFinite::abort;
+  RecomputeConfig recompute;
+  std::vector<RuleConfig> rules;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("epochs", epochs, "Passes over the mixture.", v.positive());
+    v("max_steps", max_steps, "Optimizer steps; 0 = by epochs.", v.at_least(0));
+    v("global_batch", global_batch, "Samples per optimizer step over all processes.", v.positive());
+    v("micro_batch", micro_batch, "Samples per forward pass of one process; must divide global_batch / processes.", v.positive());
+    v("seed", seed, "Seed of the draws during training (number of latents).", v.at_least(0));
+    v("dtype", dtype, "Compute type; master weights, gradients and optimizer are always fp32.");
+    v("recompute", recompute, "Activation recompute by component.");
+    v("rules", rules, "Freezing and learning rates by parameter name; the last matching rule decides.");
+    v("non_finite", non_finite, "Non-finite loss or gradient: abort, or skip the update.");
+    v("max_skips", max_skips, "Skipped updates in a row before the run ends all the same.", v.positive());
+    v("eval_every", eval_every, "Steps between in-loop evaluations; 0 = only at the end of the stage.", v.at_least(0));
+  }
+};
+
+struct CheckpointConfig {
+  int64_t every = 1000, keep = 2;
+  std::string resume = "auto";
+  bool export_model = true;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("every", every, "Optimizer steps between checkpoints; 0 = only at the end.", v.at_least(0));
+    v("keep", keep, "Verified checkpoints kept per stage, at least 2.", v.at_least(2));
+    v("resume", resume, "auto continues the run folder's newest verified checkpoint, never starts anew and refuses a used folder.", v.one_of({"auto", "never"}));
+    v("export", export_model, "Write a Hugging Face style folder at the end of each stage.");
+  }
+};
+
+struct LogConfig {
+  std::string level = "info";
+  int64_t every = 1;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("level", level, "Least severe message that is shown.", v.one_of({"trace", "debug", "info", "warn", "error", "off"}));
+    v("every", every, "Steps between lines on the terminal; metrics.jsonl holds every step.", v.positive());
+  }
+};
+
+struct RuntimeConfig {
+  Device device = Device::automatic;
+  int64_t threads = 0;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("device", device, "automatic takes a GPU when there is one.");
+    v("threads", threads, "Threads inside one operator; 0 = one per core. Bits of the result depend on it.", v.at_least(0));
+  }
+};
+
+struct RunConfig {
+  std::string dir, name;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("dir", dir, "Run folder; empty = runs/<name>-<digest of the config>.");
+    v("name", name, "Name of the run; empty = name of the config file.");
+  }
+};
+
+struct Config : ModelConfig {
+  StartConfig model;
+  DataConfig data;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  TrainConfig train;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+  RuntimeConfig runtime;
+  RunConfig run;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("model", model, "Where the weights come from.");
+    v("decoder", decoder, "Language model.");
+    v("tower", tower, "Vision tower.");
+    v("tune", tune, "Text-guided unified vision encoding.");
+    v("card", card, "Latents and interaction layers of the decoder.");
+    v("loss", loss, "Loss parts and averaging.");
+    v("data", data, "Samples, order and loading.");
+    v("optimizer", optimizer, "AdamW.");
+    v("schedule", schedule, "Learning rate over the steps.");
+    v("train", train, "Length, batch, precision, freezing.");
+    v("checkpoint", checkpoint, "Saving and resuming.");
+    v("log", log, "Messages and metrics.");
+    v("runtime", runtime, "Device and threads.");
+    v("run", run, "Run folder.");
+  }
+
+  /// Checks that need two keys. Throws a usage error that names both values and the key to change.
+  void validate() const;
+};
+
+/// One stage of a recipe: its name and its own complete config. A config without `stages:` has one stage named after the run.
+struct Stage {
+  std::string name;
+  Config config;
+};
+
+/// Where a value came from: "default", "profile paper", "configs/stage/x.yaml:14" or "command line: a.b=1".
+using Origins = std::map<std::string, std::string>;
+
+/// All of a run: the base config and the stages made from it.
+struct Recipe {
+  std::string name;               // run.name, else the stem of the first file
+  std::vector<Stage> stages;      // at least one
+  std::vector<Origins> origins;   // per stage: key path -> origin
+  bool staged = false;            // the files have a `stages:` list
+  std::string text;               // resolved YAML of the whole recipe; reads back to the same recipe
+  std::string digest;             // 8 hex digits of `text` without run and log keys
+};
+
+/// Reads the files in order (each may name others under `defaults:`), applies the overrides, checks everything.
+/// `stages:` is a list of {name: ..., <section>: {...}}: each stage is the rest of the file with its own keys on top.
+/// An override applies to every stage; `stages.1.train.epochs=2` or `stages.<name>.train.epochs=2` to one.
+/// Throws ExitCode::usage with file, line, path and the nearest known name.
+Recipe load_recipe(const std::vector<std::string>& files, const std::vector<std::string>& overrides);
+
+enum class PrintStyle { full, minimal, origin };
+/// The resolved config as YAML: all keys, only those that differ from the defaults, or all with their origin as comments.
+std::string print_recipe(const Recipe& recipe, PrintStyle style);
+
+/// Every key under `prefix` with type, default, check and help, one block per key.
+std::string describe_keys(const std::string& prefix);
+
+}  // namespace fusion
