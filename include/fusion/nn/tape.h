@@ -1,0 +1,64 @@
+// The tape runs a step as a list of small autograd graphs and walks it back in an explicit order (docs/architecture.md 4).
+#pragma once
+
+#include "fusion/nn/parameter.h"
+
+#include <functional>
+#include <memory>
+
+namespace fusion {
+
+/// What sharding hangs on the tape's walk. The default keeps everything in place and adds gradients in fp32.
+class TapePolicy {
+ public:
+  virtual ~TapePolicy() = default;
+  /// Makes the unit's values readable; called before each forward and each backward use.
+  virtual void acquire(const Unit&) {}
+  /// The unit's values are not needed until the next acquire.
+  virtual void release(const Unit&) {}
+  /// Adds a gradient of one use of a parameter.
+  virtual void accumulate(Parameter& parameter, at::Tensor gradient);
+  /// All uses of the unit in this step have been walked back.
+  virtual void gradients_complete(const Unit&) {}
+};
+
+/// A step as segments. run() in forward order, then backward() once. Without gradients run() just calls the function.
+class Tape {
+ public:
+  using Function = std::function<Tensors(const Tensors&)>;
+
+  Tape(bool gradients, TapePolicy& policy) : gradients_(gradients), policy_(policy) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// Runs fn(inputs). `unit` (may be null) owns the parameters that fn reads. `recompute` keeps only the inputs and runs fn again in the backward.
+  /// Returns fresh leaves; each requires a gradient when the unit trains or any input requires one.
+  /// fn must be a pure function of its inputs, the unit's values and constants.
+  Tensors run(Unit* unit, Tensors inputs, Function fn, bool recompute = false);
+
+  /// One output, for functions that have one.
+  at::Tensor run1(Unit* unit, Tensors inputs, std::function<at::Tensor(const Tensors&)> fn, bool recompute = false);
+
+  /// Walks the segments in reverse. `seeds`: outputs of run() with their gradients (same shape).
+  void backward(const std::vector<std::pair<at::Tensor, at::Tensor>>& seeds);
+
+  bool gradients() const { return gradients_; }
+
+ private:
+  struct Segment {
+    Unit* unit;
+    Tensors inputs;   // leaves made by earlier segments, or constants
+    Tensors outputs;  // with their graph (keep) or undefined (recompute)
+    std::vector<at::TensorImpl*> leaves;
+    Function fn;      // set when the segment is recomputed
+  };
+  void walk_back(Segment& segment, Tensors output_gradients);
+
+  bool gradients_;
+  TapePolicy& policy_;
+  std::vector<Segment> segments_;
+  Tensors leaves_;  // keeps the outputs' identities alive until the backward is over
+  std::unordered_map<at::TensorImpl*, at::Tensor> pending_;  // gradient of a leaf, summed over its uses
+};
+
+}  // namespace fusion
