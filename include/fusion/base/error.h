@@ -42,7 +42,7 @@ template <class... Args>
 }  // namespace fusion
 
 /// Throws a usage error unless `condition` holds. The text names the area, both values and what to do.
-#define FUSION_CHECK(condition, ...)                                 \
-  do {                                                               \
+#define FUSION_CHECK(condition, ...)                                          \
+  do {                                                                        \
     if (!(condition)) ::fusion::fail(::fusion::ExitCode::usage, __VA_ARGS__); \
   } while (false)

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -59,7 +59,7 @@ class AtomicFile {
   fs::path target_, temporary_;
   int fd_ = -1;
   uint64_t size_ = 0;
-  Digest* digest_ = nullptr;
+  std::unique_ptr<Digest> digest_;
 };
 
 /// Writes `text` as a whole through AtomicFile.

@@ -7,6 +7,7 @@
 
 namespace fusion {
 
+/// Keeps the order of keys. Look-up by key is linear: walk big objects (vocabularies) once.
 using Json = nlohmann::ordered_json;
 
 struct JsonLimits {
@@ -19,7 +20,8 @@ struct JsonLimits {
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 Json read_json(const fs::path& path, const JsonLimits& limits = {});
 
-/// Two spaces of indent, one final newline, non-ASCII text kept; as the Hugging Face libraries write.
+/// Two spaces of indent, one final newline, non-ASCII text kept; as the Hugging Face libraries write. indent -1: one line without newline.
+/// JSON has no NaN or infinity: such numbers become null.
 std::string dump_json(const Json& value, int indent = 2);
 
 /// Typed look-up with an error that names the key: json_get<int64_t>(config, "hidden_size", "config.json").
