@@ -1,4 +1,4 @@
-# fusion_room(NAME LINK libs...): library fusion_NAME from src/NAME/*.cpp, on top of all rooms named before it,
+# fusion_room(NAME LINK libs...): library fusion_NAME from src/NAME/*.cpp (one level of sub-folders too), on top of all rooms named before it,
 # and the test program NAME_test from tests/NAME/*_test.cpp.
 set(FUSION_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Werror)
 set(FUSION_ROOMS "")  # grows room by room, lowest first
@@ -9,8 +9,8 @@ function(fusion_room name)
   foreach(lower ${FUSION_ROOMS})
     list(PREPEND below fusion_${lower})
   endforeach()
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
-  file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp ${CMAKE_SOURCE_DIR}/src/${name}/*/*.cpp)
+  file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cpp ${CMAKE_SOURCE_DIR}/tests/${name}/*/*_test.cpp)
   if(sources)
     add_library(fusion_${name} STATIC ${sources})
     target_include_directories(fusion_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include)
