@@ -272,7 +272,7 @@ void rename_durably(const fs::path& from, const fs::path& to) {
   sync_directory(folder_of(to));
 }
 
-void remove_all(const fs::path& path) {
+void remove_tree(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
   if (error) io_error("remove", path, error.value());

@@ -88,7 +88,7 @@ void make_directories(const fs::path& path);
 void sync_directory(const fs::path& path);
 /// rename(2), then fsync of the parent folder.
 void rename_durably(const fs::path& from, const fs::path& to);
-void remove_all(const fs::path& path);
+void remove_tree(const fs::path& path);  // no error when it is not there
 /// Hex SHA-256 of a file's content or of a text.
 std::string sha256_file(const fs::path& path);
 std::string sha256_text(std::string_view text);
