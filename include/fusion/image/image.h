@@ -17,6 +17,8 @@ struct Image {
 
 struct DecodeOptions {
   int64_t max_pixels = 89'000'000;
+  int64_t max_side = 65'535;
+  int64_t max_scans = 100;  // of a JPEG; large pictures may have fewer: scans x pixels <= 20 x max_pixels
 };
 
 /// Decodes JPEG, PNG, WebP, GIF (first frame) or BMP, recognised by content, to RGB by Pillow's conversion rules.
@@ -37,6 +39,9 @@ struct NormalizeTable {
   float value[3][256];
 };
 const NormalizeTable& normalize_table(TowerType tower);
+
+/// Tiles [5, R, R, 3] to fp32 [5, 3, R, R].
+void normalize_tiles(std::span<const uint8_t> tiles, const NormalizeTable& table, std::span<float> out);
 
 /// Writers for pictures we make. Quality 95 JPEG, 8-bit PNG.
 std::string encode_png(const Image& image);
