@@ -1,6 +1,7 @@
 #include "fusion/model/io/safetensors.h"
 
 #include "fusion/base/error.h"
+#include "fusion/base/json.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
@@ -11,7 +12,6 @@
 #include <bit>
 #include <cstring>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
@@ -104,7 +104,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     }
     if (field_ != "dtype") return refuse("text in place of a list");
     const auto dtype = dtype_from_name(text);
-    if (!dtype) return refuse("unknown dtype '" + text.substr(0, 32) + "'");
+    if (!dtype) return refuse("unknown dtype " + name_text(text));
     fields_.entry.dtype = *dtype;
     return true;
   }
@@ -143,7 +143,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool refuse(const std::string& what) {
-    if (problem_.empty()) problem_ = name_.empty() ? what : "'" + name_.substr(0, 200) + "': " + what;
+    if (problem_.empty()) problem_ = name_.empty() ? what : name_text(name_) + ": " + what;
     return false;
   }
 
@@ -180,10 +180,10 @@ void check_cover(std::map<std::string, SafetensorsFile::Entry>& entries, uint64_
   for (auto* item : order) {
     auto& [name, entry] = *item;
     const auto bytes = checked_bytes(entry);
-    if (!bytes) fail(ExitCode::data, "safetensors: {}: '{}': shape {} overflows", path.string(), name.substr(0, 200), shape_text(entry.shape));
+    if (!bytes) fail(ExitCode::data, "safetensors: {}: {}: shape {} overflows", path.string(), name_text(name), shape_text(entry.shape));
     if (entry.begin != at || entry.end < entry.begin || entry.end - entry.begin != *bytes || entry.end > data_bytes)
-      fail(ExitCode::data, "safetensors: {}: '{}': data_offsets [{}, {}] do not fit; expected [{}, {}] of {} data bytes (file damaged or not whole)",
-           path.string(), name.substr(0, 200), entry.begin, entry.end, at, at + *bytes, data_bytes);
+      fail(ExitCode::data, "safetensors: {}: {}: data_offsets [{}, {}] do not fit; expected [{}, {}] of {} data bytes (file damaged or not whole)",
+           path.string(), name_text(name), entry.begin, entry.end, at, at + *bytes, data_bytes);
     at = entry.end;
     entry.begin += data_begin;
     entry.end += data_begin;
@@ -193,9 +193,9 @@ void check_cover(std::map<std::string, SafetensorsFile::Entry>& entries, uint64_
 
 /// Header text in the official library's form: keys in file order, no blanks, padded so that the data starts at a multiple of 8.
 std::string header_text(const std::vector<TensorSpec>& tensors, const Metadata& metadata) {
-  const auto quoted = [](const std::string& text) { return nlohmann::json(text).dump(); };
+  const auto quoted = [](const std::string& name) { return dump_json(Json(name), -1); };
   std::string text = "{";
-  if (!metadata.empty()) text += "\"__metadata__\":" + nlohmann::json(metadata).dump() + ",";
+  if (!metadata.empty()) text += "\"__metadata__\":" + dump_json(Json(metadata), -1) + ",";
   std::set<std::string_view> names = {"__metadata__"};
   uint64_t at = 0;
   for (const TensorSpec& t : tensors) {
@@ -223,6 +223,8 @@ uint64_t tensor_bytes(at::ScalarType dtype, const std::vector<int64_t>& shape) {
   return bytes;
 }
 
+std::string name_text(std::string_view name) { return dump_json(Json(name.substr(0, 200)), -1); }
+
 std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path), map_(std::make_shared<MappedFile>(path)) {
@@ -249,7 +251,7 @@ SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path), map_(std::
 
 const SafetensorsFile::Entry& SafetensorsFile::entry(const std::string& name) const {
   const auto it = entries_->find(name);
-  if (it == entries_->end()) fail(ExitCode::data, "safetensors: {}: no tensor '{}'", path_.string(), name);
+  if (it == entries_->end()) fail(ExitCode::data, "safetensors: {}: no tensor {}", path_.string(), name_text(name));
   return it->second;
 }
 
@@ -268,7 +270,7 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   const auto options = at::TensorOptions().dtype(e.dtype);
   const auto data = bytes(name);
   if (e.dtype == at::kBool && std::any_of(data.begin(), data.end(), [](std::byte b) { return std::to_integer<int>(b) > 1; }))
-    fail(ExitCode::data, "safetensors: {}: '{}': a BOOL other than 0 and 1", path_.string(), name);
+    fail(ExitCode::data, "safetensors: {}: {}: a BOOL other than 0 and 1", path_.string(), name_text(name));
   const bool aligned = reinterpret_cast<uintptr_t>(data.data()) % c10::elementSize(e.dtype) == 0;
   if (!aligned || data.empty()) {
     at::Tensor copy = at::empty(e.shape, options);

@@ -15,10 +15,11 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 /// The path of a file that a folder names. Links may lead elsewhere in the folder or to the hub cache's blobs, not outside.
 fs::path file_in_folder(const fs::path& folder, const std::string& name) {
   const bool plain = !name.empty() && name.front() != '.' && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
-  if (!plain) fail(ExitCode::data, "weights: {}: '{}' is not a plain file name", (folder / kIndex).string(), name.substr(0, 200));
-  std::error_code error;
-  const fs::path real = fs::canonical(folder / name, error), home = fs::canonical(folder, error);
-  if (error) fail(ExitCode::io, "weights: {}: no such file", (folder / name).string());
+  if (!plain) fail(ExitCode::data, "weights: {}: {} is not a plain file name", (folder / kIndex).string(), name_text(name));
+  std::error_code missing;
+  const fs::path real = fs::canonical(folder / name, missing);
+  if (missing) fail(ExitCode::io, "weights: {}: no such file", (folder / name).string());
+  const fs::path home = fs::canonical(folder);
   if (real.parent_path() != home && real.parent_path() != home.parent_path().parent_path() / "blobs")
     fail(ExitCode::data, "weights: {} is a link to {}, outside its folder", (folder / name).string(), real.string());
   return folder / name;
@@ -48,7 +49,7 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
     fail(ExitCode::data, "weights: {}: no object 'weight_map'", path.string());
   std::map<std::string, std::string> files;
   for (const auto& [name, file] : index["weight_map"].items()) {
-    if (!file.is_string()) fail(ExitCode::data, "weights: {}: weight_map['{}'] is not a file name", path.string(), name.substr(0, 200));
+    if (!file.is_string()) fail(ExitCode::data, "weights: {}: weight_map[{}] is not a file name", path.string(), name_text(name));
     files.emplace(name, file.get<std::string>());
   }
   return files;
@@ -64,14 +65,14 @@ Weights::Weights(const fs::path& folder) : folder_(folder) {
       const auto [it, fresh] = opened.emplace(file, files_.size());
       if (fresh) files_.emplace_back(file_in_folder(folder, file));
       if (!files_[it->second].contains(name))
-        fail(ExitCode::data, "weights: {}: no tensor '{}', which the index places there", (folder / file).string(), name);
+        fail(ExitCode::data, "weights: {}: no tensor {}, which the index places there", (folder / file).string(), name_text(name));
       names_.emplace(name, it->second);
     }
     for (const SafetensorsFile& file : files_)
       for (const auto& [name, entry] : file.entries()) {
         const auto it = index.find(name);
         if (it == index.end() || it->second != file.path().filename())
-          fail(ExitCode::data, "weights: {}: tensor '{}' is not placed there by the index", file.path().string(), name);
+          fail(ExitCode::data, "weights: {}: tensor {} is not placed there by the index", file.path().string(), name_text(name));
       }
   } else if (fs::exists(folder / kSingle)) {
     files_.emplace_back(file_in_folder(folder, kSingle));
@@ -84,7 +85,7 @@ Weights::Weights(const fs::path& folder) : folder_(folder) {
 
 const SafetensorsFile& Weights::file_of(const std::string& name) const {
   const auto it = names_.find(name);
-  if (it == names_.end()) fail(ExitCode::data, "weights: {}: no tensor '{}'", folder_.string(), name);
+  if (it == names_.end()) fail(ExitCode::data, "weights: {}: no tensor {}", folder_.string(), name_text(name));
   return files_[it->second];
 }
 

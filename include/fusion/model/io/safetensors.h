@@ -16,6 +16,8 @@ std::string dtype_name(at::ScalarType dtype);
 uint64_t tensor_bytes(at::ScalarType dtype, const std::vector<int64_t>& shape);
 /// "[3072, 4608]", for messages.
 std::string shape_text(const std::vector<int64_t>& shape);
+/// A name out of a foreign file for messages: quoted, control characters escaped, cut at 200 bytes.
+std::string name_text(std::string_view name);
 
 /// Name, type and shape of a tensor in a file.
 struct TensorSpec {
