@@ -5,22 +5,35 @@
 #include "fusion/data/sample.h"
 #include "fusion/nn/tape.h"
 
+#include <functional>
+#include <memory>
+
 namespace fusion {
 
 class Tower;
 class Decoder;
-struct Assembly;
+struct Projectors;
 
 struct ModelOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // compute dtype
   bool masters = true;                // fp32 masters and gradients; false for inference
   RecomputeConfig recompute;
-  LongropeBy longrope_by = LongropeBy::batch;
+  bool skip_text_only_vision = false;  // data.text_only_vision=skip
 };
 
-/// Named intermediate results, for verify and viz. Called with detached tensors; row streams as documented at the names in the sources.
-using Probe = std::function<void(const std::string& name, const at::Tensor& value)>;
+struct TowerLayout;
+struct AssemblyLayout;
+
+/// Watches a forward pass (verify, viz). Values are without graph.
+/// Names: tower_hs_<i>, connector, features, v_txt, e_txt [row streams of the tower layout]; context_windows, latents;
+/// inputs_embeds, card_out_<k>, hidden_after_card_<k>, hidden_final [decoder rows].
+struct Probe {
+  std::function<void(const std::string& name, const at::Tensor& value)> value;
+  std::function<void(const TowerLayout&, const AssemblyLayout&)> layout;
+
+  void operator()(const std::string& name, const at::Tensor& tensor) const { value(name, tensor); }
+};
 
 /// What differs per step and is the same on all ranks.
 struct StepContext {
@@ -61,21 +74,32 @@ class FusionModel {
   /// One more token per sample; ids [B]. Returns fp32 [B, V].
   at::Tensor decode(const std::vector<int64_t>& ids, KvCache& cache) const;
 
-  /// Greedy next tokens under teacher forcing: arg max of the logits at the rows that predict a supervised label, in row order.
-  /// Used by the in-loop evaluation together with the loss sums of the same forward pass.
+  /// Loss sums and greedy choices of a batch under teacher forcing, without gradients. An answer is what greedy decoding gives
+  /// exactly when all its rows are predicted right, since each row sees only right predecessors.
   struct Scored {
     LossSums sums;
-    std::vector<int64_t> predicted, expected;  // supervised rows of all samples
-    std::vector<int64_t> sample;               // which sample each belongs to
+    std::vector<int64_t> predicted, expected;  // supervised rows of all samples, in order
+    std::vector<int64_t> sample;               // sample of each row
   };
   Scored score(const Batch& batch, const StepContext& step) const;
 
+  /// fp32 logits [R, V] of all rows of a batch, and where each sample's rows lie. For checks; training and generation never make them.
+  struct Logits {
+    at::Tensor values;
+    Offsets rows;
+  };
+  Logits logits(const Batch& batch, const StepContext& step) const;
+
  private:
+  struct Pass;
+  Pass run(Tape& tape, const Batch& batch, const StepContext& step, bool with_losses, int64_t new_tokens, KvCache* cache) const;
+
   ModelConfig config_;
   ModelOptions options_;
   ParameterStore store_;
   std::unique_ptr<Tower> tower_;
   std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<Projectors> projectors_;
 };
 
 }  // namespace fusion

@@ -1,0 +1,56 @@
+// Layers over row streams [R, width]: each holds its parameters and is called like a function. Registration states the checkpoint name once.
+#pragma once
+
+#include "fusion/config/model_config.h"
+#include "fusion/nn/parameter.h"
+
+#include <optional>
+
+namespace fusion {
+
+/// y = x W^T + b. weight [out, in].
+struct Linear {
+  Parameter* weight = nullptr;
+  Parameter* bias = nullptr;  // null without bias
+
+  Linear() = default;
+  Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias, Init weight_init);
+  at::Tensor operator()(const at::Tensor& x) const;  // [R, in] -> [R, out]
+};
+
+/// LayerNorm over the last dimension, with bias.
+struct LayerNorm {
+  Parameter* weight = nullptr;
+  Parameter* bias = nullptr;
+  double eps = 1e-5;
+
+  LayerNorm() = default;
+  LayerNorm(const Scope& scope, int64_t width, double epsilon);
+  at::Tensor operator()(const at::Tensor& x) const;
+};
+
+struct RmsNorm {
+  Parameter* weight = nullptr;
+  double eps = 1e-5;
+
+  RmsNorm() = default;
+  RmsNorm(const Scope& scope, int64_t width, double epsilon);
+  at::Tensor operator()(const at::Tensor& x) const;
+};
+
+at::Tensor activate(const at::Tensor& x, Activation activation);
+
+/// Linear, erf-GELU, Linear, both with bias; names 0 and 2 as in the checkpoint (mm_projector, aux_projector).
+struct Projector {
+  Linear first, second;
+
+  Projector() = default;
+  Projector(const Scope& scope, int64_t in, int64_t out);
+  at::Tensor operator()(const at::Tensor& x) const;
+};
+
+/// Multi-head attention of n segments of equal length. q [n, Lq, heads, size], k and v [n, Lk, kv heads, size]; kv heads divide heads.
+/// `causal` needs Lq == Lk. Returns [n, Lq, heads * size]. ATen picks the flash kernel where there is one.
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal);
+
+}  // namespace fusion

@@ -1,0 +1,237 @@
+#include "fusion/model/decoder.h"
+
+#include "fusion/base/error.h"
+#include "fusion/nn/functions.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+
+namespace fusion {
+namespace {
+
+at::Tensor index_tensor(const std::vector<int64_t>& values, at::Device device) { return at::tensor(values, at::kLong).to(device); }
+
+}  // namespace
+
+Decoder::Decoder(const ModelConfig& config, ParameterStore& store) : config_(config), rope_(config.decoder) {
+  const auto& decoder = config.decoder;
+  const int64_t D = decoder.hidden_size, m = decoder.intermediate_size, size = decoder.head_size();
+  const int64_t q_rows = decoder.num_attention_heads * size, kv_rows = decoder.num_key_value_heads * size;
+  const auto init = Init::normal(decoder.initializer_range);
+  const bool fused = decoder.type == DecoderType::phi3;
+  FUSION_CHECK(decoder.vocab_size > 0, "config: decoder.vocab_size must be set (or a tokenizer given) before the model is built");
+  FUSION_CHECK(decoder.num_attention_heads % decoder.num_key_value_heads == 0, "config: decoder.num_key_value_heads ({}) does not divide decoder.num_attention_heads ({})",
+               decoder.num_key_value_heads, decoder.num_attention_heads);
+  FUSION_CHECK(decoder.pad_token_id < decoder.vocab_size, "config: decoder.pad_token_id ({}) is not in the vocabulary of {}", decoder.pad_token_id, decoder.vocab_size);
+
+  embedding_unit_ = &store.add_unit("token embeddings");
+  embedding_ = Scope(store, *embedding_unit_, "model.embed_tokens").add("weight", {decoder.vocab_size, D}, init);
+  for (int64_t i = 0; i < decoder.num_hidden_layers; ++i) {
+    DecoderLayer layer;
+    layer.unit = &store.add_unit(fmt::format("decoder layer {}", i));
+    const Scope scope(store, *layer.unit, fmt::format("model.layers.{}", i));
+    const Scope attention = scope / "self_attn", mlp = scope / "mlp";
+    if (fused) {
+      layer.o_proj = Linear(attention / "o_proj", q_rows, D, false, init);
+      layer.qkv_proj = Linear(attention / "qkv_proj", D, q_rows + 2 * kv_rows, false, init);
+      layer.gate_up_proj = Linear(mlp / "gate_up_proj", D, 2 * m, false, init);
+    } else {
+      layer.q_proj = Linear(attention / "q_proj", D, q_rows, decoder.attention_bias, init);
+      layer.k_proj = Linear(attention / "k_proj", D, kv_rows, decoder.attention_bias, init);
+      layer.v_proj = Linear(attention / "v_proj", D, kv_rows, decoder.attention_bias, init);
+      layer.o_proj = Linear(attention / "o_proj", q_rows, D, false, init);
+      layer.gate_proj = Linear(mlp / "gate_proj", D, m, false, init);
+      layer.up_proj = Linear(mlp / "up_proj", D, m, false, init);
+    }
+    layer.down_proj = Linear(mlp / "down_proj", m, D, false, init);
+    layer.input_layernorm = RmsNorm(scope / "input_layernorm", D, decoder.rms_norm_eps);
+    layer.post_attention_layernorm = RmsNorm(scope / "post_attention_layernorm", D, decoder.rms_norm_eps);
+    layers_.push_back(std::move(layer));
+  }
+  head_unit_ = &store.add_unit("final norm and head");
+  norm_ = RmsNorm(Scope(store, *head_unit_, "model.norm"), D, decoder.rms_norm_eps);
+}
+
+void Decoder::add_interaction_layers(ParameterStore& store) {
+  const auto& card = config_.card;
+  if (!card.enabled) return;
+  FUSION_CHECK(config_.decoder.hidden_size % card.heads == 0, "config: card.heads ({}) does not divide decoder.hidden_size ({})", card.heads, config_.decoder.hidden_size);
+  for (int64_t k = 0; k < card.layers; ++k) {
+    const int64_t after = card.start + k * card.stride;
+    FUSION_CHECK(after < config_.decoder.num_hidden_layers, "config: card.layers ({}) puts an interaction layer after decoder layer {} of {}", card.layers, after,
+                 config_.decoder.num_hidden_layers);
+    DecoderLayer& layer = layers_[after];
+    layer.interaction.emplace(config_, Scope(store, *layer.unit, fmt::format("model.vision_sampler_layers.{}.layers.0", k)));
+  }
+}
+
+void Decoder::add_head(ParameterStore& store) {
+  if (config_.decoder.tie_word_embeddings) {
+    // The head reads the embedding, so the unit that runs the head must own it as well.
+    head_unit_->parameters.push_back(embedding_);
+    return;
+  }
+  head_ = Scope(store, *head_unit_, "lm_head").add("weight", {config_.decoder.vocab_size, config_.decoder.hidden_size}, Init::normal(config_.decoder.initializer_range));
+}
+
+at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
+  return at::embedding(embedding_->value, index_tensor(ids, embedding_->value.device()), config_.decoder.pad_token_id);
+}
+
+DecoderRows Decoder::rows(const Offsets& samples, at::Device device) const {
+  std::vector<int64_t> positions;
+  std::vector<bool> long_factors;
+  int64_t longest = 0;
+  for (int64_t b = 0; b < samples.count(); ++b) longest = std::max(longest, samples.length(b));
+  for (int64_t b = 0; b < samples.count(); ++b) {
+    const bool is_long = rope_.is_long(config_.decoder.longrope_by == LongropeBy::batch ? longest : samples.length(b));
+    for (int64_t i = 0; i < samples.length(b); ++i) positions.push_back(i);
+    long_factors.insert(long_factors.end(), samples.length(b), is_long);
+  }
+  return {samples, rope_.table(positions, long_factors, embedding_->value.scalar_type(), device)};
+}
+
+Decoder::Qkv Decoder::project(const DecoderLayer& layer, const at::Tensor& normal, const RopeTable& rope) const {
+  const auto& decoder = config_.decoder;
+  const int64_t size = decoder.head_size(), heads = decoder.num_attention_heads, kv_heads = decoder.num_key_value_heads;
+  Qkv qkv;
+  if (layer.qkv_proj.weight) {
+    const auto parts = layer.qkv_proj(normal).split_with_sizes({heads * size, kv_heads * size, kv_heads * size}, 1);
+    qkv = {parts[0], parts[1], parts[2]};
+  } else {
+    qkv = {layer.q_proj(normal), layer.k_proj(normal), layer.v_proj(normal)};
+  }
+  return {rotate(qkv.q.unflatten(1, {heads, size}), rope.cos, rope.sin), rotate(qkv.k.unflatten(1, {kv_heads, size}), rope.cos, rope.sin),
+          qkv.v.unflatten(1, {kv_heads, size})};
+}
+
+at::Tensor Decoder::attention(const Qkv& qkv, const Offsets& samples) const {
+  const double scale = std::pow(static_cast<double>(config_.decoder.head_size()), -0.5);
+  // Neighbours of equal length form one dense call.
+  std::vector<int64_t> counts, sizes;
+  for (int64_t b = 0; b < samples.count(); ++b) {
+    const int64_t length = samples.length(b);
+    if (!sizes.empty() && sizes.back() == counts.back() * length) {
+      ++counts.back();
+      sizes.back() += length;
+    } else {
+      counts.push_back(1);
+      sizes.push_back(length);
+    }
+  }
+  const auto qs = qkv.q.split_with_sizes(sizes), ks = qkv.k.split_with_sizes(sizes), vs = qkv.v.split_with_sizes(sizes);
+  Tensors mixed;
+  for (size_t g = 0; g < sizes.size(); ++g) {
+    const auto shape = [&](const at::Tensor& t) { return t.unflatten(0, {counts[g], sizes[g] / counts[g]}); };
+    mixed.push_back(attend(shape(qs[g]), shape(ks[g]), shape(vs[g]), scale, true).flatten(0, 1));
+  }
+  return mixed.size() == 1 ? mixed[0] : at::cat(mixed);
+}
+
+at::Tensor Decoder::mlp(const DecoderLayer& layer, const at::Tensor& x) const {
+  if (!layer.gate_up_proj.weight) return layer.down_proj(swiglu(layer.gate_proj(x), layer.up_proj(x)));
+  const auto halves = layer.gate_up_proj(x).chunk(2, 1);
+  return layer.down_proj(swiglu(halves[0], halves[1]));
+}
+
+at::Tensor Decoder::layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, int64_t index, KvCache* cache) const {
+  const Qkv qkv = project(layer, layer.input_layernorm(x), rows.rope);
+  if (cache) {
+    for (int64_t b = 0; b < rows.samples.count(); ++b) {
+      const int64_t start = rows.samples.at[b], length = rows.samples.length(b);
+      cache->keys[index].select(0, b).narrow(1, 0, length).copy_(qkv.k.narrow(0, start, length).transpose(0, 1));
+      cache->values[index].select(0, b).narrow(1, 0, length).copy_(qkv.v.narrow(0, start, length).transpose(0, 1));
+    }
+  }
+  const auto attended = x + layer.o_proj(attention(qkv, rows.samples));
+  return attended + mlp(layer, layer.post_attention_layernorm(attended));
+}
+
+at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const DecoderRows> rows, const at::Tensor& windows,
+                            std::shared_ptr<const AssemblyLayout> layout, const RecomputeConfig& recompute, const Probe* probe, KvCache* cache) const {
+  int64_t interaction = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(layers_.size()); ++i) {
+    const DecoderLayer& layer = layers_[i];
+    hidden = tape.run1(layer.unit, {hidden}, [this, &layer, rows, i, cache](const Tensors& in) { return layer_forward(layer, in[0], *rows, i, cache); },
+                       recompute.decoder == Recompute::full);
+    if (!layer.interaction) continue;
+    const int64_t k = interaction++;
+    if (windows.defined()) {
+      if (probe) {
+        const at::NoGradGuard no_grad;
+        (*probe)(fmt::format("card_out_{}", k), layer.interaction->slots(hidden, windows, *layout));
+      }
+      hidden = tape.run1(layer.unit, {hidden, windows}, [&layer, layout](const Tensors& in) { return (*layer.interaction)(in[0], in[1], *layout); },
+                         recompute.interaction == Recompute::full);
+    }
+    if (probe) (*probe)(fmt::format("hidden_after_card_{}", k), hidden.detach());
+  }
+  return hidden;
+}
+
+at::Tensor Decoder::loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& rows, const std::vector<int64_t>& targets) const {
+  const auto index = index_tensor(rows, hidden.device()), labels = index_tensor(targets, hidden.device());
+  return tape.run1(head_unit_, {hidden}, [this, index, labels](const Tensors& in) {
+    return linear_cross_entropy_sum(norm_(in[0].index_select(0, index)), head_weight().value, labels);
+  });
+}
+
+at::Tensor Decoder::logits(const at::Tensor& hidden, const std::vector<int64_t>& rows) const {
+  const auto chosen = norm_(hidden.index_select(0, index_tensor(rows, hidden.device())));
+  return at::matmul(chosen, head_weight().value.t()).to(at::kFloat);
+}
+
+KvCache Decoder::make_cache(const Offsets& samples, int64_t new_tokens) const {
+  KvCache cache;
+  int64_t longest = 0;
+  for (int64_t b = 0; b < samples.count(); ++b) {
+    cache.lengths.push_back(samples.length(b));
+    longest = std::max(longest, samples.length(b));
+  }
+  const auto options = embedding_->value.options().requires_grad(false);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const std::vector<int64_t> shape = {samples.count(), config_.decoder.num_key_value_heads, longest + new_tokens, config_.decoder.head_size()};
+    cache.keys.push_back(at::empty(shape, options));
+    cache.values.push_back(at::empty(shape, options));
+  }
+  return cache;
+}
+
+at::Tensor Decoder::step(const at::Tensor& hidden, KvCache& cache) const {
+  const at::NoGradGuard no_grad;
+  const int64_t B = hidden.size(0);
+  const double scale = std::pow(static_cast<double>(config_.decoder.head_size()), -0.5);
+  std::vector<bool> long_factors;
+  for (const int64_t length : cache.lengths) {
+    FUSION_CHECK(length < cache.keys[0].size(2), "generate: the cache of {} positions is full", cache.keys[0].size(2));
+    long_factors.push_back(rope_.is_long(length + 1));
+  }
+  const auto rope = rope_.table(cache.lengths, long_factors, hidden.scalar_type(), hidden.device());
+  auto x = hidden;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const DecoderLayer& layer = layers_[i];
+    const Qkv qkv = project(layer, layer.input_layernorm(x), rope);
+    Tensors mixed;
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t length = cache.lengths[b];
+      cache.keys[i].select(0, b).select(1, length).copy_(qkv.k.select(0, b));
+      cache.values[i].select(0, b).select(1, length).copy_(qkv.v.select(0, b));
+      const auto keys = cache.keys[i].narrow(0, b, 1).narrow(2, 0, length + 1).transpose(1, 2);  // [1, S, kv heads, size]
+      const auto values = cache.values[i].narrow(0, b, 1).narrow(2, 0, length + 1).transpose(1, 2);
+      mixed.push_back(attend(qkv.q.narrow(0, b, 1).unsqueeze(0), keys, values, scale, false).view({1, -1}));
+    }
+    x = x + layer.o_proj(at::cat(mixed));
+    x = x + mlp(layer, layer.post_attention_layernorm(x));
+  }
+  for (int64_t& length : cache.lengths) ++length;
+  return x;
+}
+
+}  // namespace fusion

@@ -1,0 +1,145 @@
+#include "fusion/nn/functions.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_log_softmax.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace fusion {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps) {
+    const auto wide = x.to(at::kFloat);
+    const auto rstd = wide.square().mean(-1, true).add_(eps).rsqrt_();  // [R, 1]
+    context->save_for_backward({x, weight, rstd});
+    return (wide * rstd).to(x.scalar_type()).mul_(weight);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto &x = saved[0], &weight = saved[1], &rstd = saved[2];
+    const auto gradient = gradients[0].to(at::kFloat);
+    const auto normal = x.to(at::kFloat) * rstd;                                       // [R, D]
+    const auto to_weight = (gradient * normal).sum(0).to(weight.scalar_type());        // [D]
+    auto to_x = gradient * weight.to(at::kFloat);                                      // [R, D]
+    to_x.sub_(normal * (to_x * normal).mean(-1, true)).mul_(rstd);
+    return {to_x.to(x.scalar_type()), to_weight, at::Tensor()};
+  }
+};
+
+struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up) {
+    context->save_for_backward({gate, up});
+    return at::silu(gate).mul_(up);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto to_up = at::silu(saved[0]).mul_(gradients[0]);
+    return {at::silu_backward(gradients[0] * saved[1], saved[0]), to_up};
+  }
+};
+
+struct QuickGeluFunction : torch::autograd::Function<QuickGeluFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
+    context->save_for_backward({x});
+    return at::sigmoid(x * 1.702).mul_(x);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto x = context->get_saved_variables()[0];
+    const auto gate = at::sigmoid(x * 1.702);
+    return {gradients[0] * (gate + x * gate * (1 - gate) * 1.702)};
+  }
+};
+
+// q' = q cos + rotate_half(q) sin, rotate_half(x) = cat(-x2, x1).
+at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
+  const auto half = x.size(-1) / 2;
+  const auto first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
+  auto out = x * cos;
+  out.narrow(-1, 0, half).addcmul_(second, sin.narrow(-1, 0, half), -sign);
+  out.narrow(-1, half, half).addcmul_(first, sin.narrow(-1, half, half), sign);
+  return out;
+}
+
+struct RotateFunction : torch::autograd::Function<RotateFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+    context->save_for_backward({cos, sin});
+    return rotate_halves(x, cos, sin, 1.0);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    // Both halves of cos and sin are equal, so the transposed map is the rotation by the opposite angle.
+    const auto saved = context->get_saved_variables();
+    return {rotate_halves(gradients[0], saved[0], saved[1], -1.0), at::Tensor(), at::Tensor()};
+  }
+};
+
+// The gradient of a sum is known up to a factor, so it is computed chunk by chunk in the forward pass while the logits are there.
+struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk, bool gradients) {
+    const auto rows = x.size(0);
+    auto loss = at::zeros({}, x.options().dtype(at::kFloat));
+    auto to_x = gradients ? at::empty_like(x) : at::Tensor();
+    auto to_weight = gradients ? at::zeros_like(weight, weight.options().dtype(at::kFloat)) : at::Tensor();
+    for (int64_t start = 0; start < rows; start += chunk) {
+      const auto length = std::min(chunk, rows - start);
+      const auto part = x.narrow(0, start, length);
+      const auto target = labels.narrow(0, start, length).unsqueeze(1);            // [c, 1]
+      const auto logits = at::matmul(part, weight.t()).to(at::kFloat);             // [c, V]
+      auto log_probability = at::_log_softmax(logits, 1, false);                   // [c, V]
+      loss.sub_(log_probability.gather(1, target).sum());
+      if (!gradients) continue;
+      auto to_logits = log_probability.exp_();
+      to_logits.scatter_add_(1, target, -at::zeros_like(target, to_logits.options()).add_(1.0));
+      const auto narrow_gradient = to_logits.to(x.scalar_type());
+      to_x.narrow(0, start, length).copy_(at::matmul(narrow_gradient, weight));
+      to_weight.add_(at::matmul(narrow_gradient.t(), part));
+    }
+    if (gradients) context->save_for_backward({to_x, to_weight.to(weight.scalar_type())});
+    return loss;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto scale = gradients[0];
+    return {saved[0] * scale.to(saved[0].scalar_type()), saved[1] * scale.to(saved[1].scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) { return RmsNormFunction::apply(x, weight, eps); }
+
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return SwigluFunction::apply(gate, up); }
+
+at::Tensor quick_gelu(const at::Tensor& x) { return QuickGeluFunction::apply(x); }
+
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) { return RotateFunction::apply(x, cos, sin); }
+
+at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
+  const bool gradients = at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
+  return LinearCrossEntropyFunction::apply(x, weight, labels, chunk, gradients);
+}
+
+at::Tensor cosine_distance_sum(const at::Tensor& a, const at::Tensor& b, const at::Tensor& weight) {
+  const auto unit = [](const at::Tensor& x) {
+    const auto wide = x.to(at::kFloat);
+    return wide / at::linalg_vector_norm(wide, 2, at::IntArrayRef{-1}, true).clamp_min(1e-12);  // [R, D]
+  };
+  return ((1 - (unit(a) * unit(b)).sum(-1)) * weight).sum();
+}
+
+}  // namespace fusion

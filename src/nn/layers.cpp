@@ -1,0 +1,49 @@
+#include "fusion/nn/layers.h"
+
+#include "fusion/nn/functions.h"
+
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+
+#include <cmath>
+
+namespace fusion {
+
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias, Init weight_init) : weight(scope.add("weight", {out, in}, weight_init)) {
+  if (with_bias) bias = scope.add("bias", {out}, Init::zeros());
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, weight->value, bias ? bias->value : at::Tensor()); }
+
+LayerNorm::LayerNorm(const Scope& scope, int64_t width, double epsilon)
+    : weight(scope.add("weight", {width}, Init::ones())), bias(scope.add("bias", {width}, Init::zeros())), eps(epsilon) {}
+
+at::Tensor LayerNorm::operator()(const at::Tensor& x) const { return at::layer_norm(x, weight->shape, weight->value, bias->value, eps); }
+
+RmsNorm::RmsNorm(const Scope& scope, int64_t width, double epsilon) : weight(scope.add("weight", {width}, Init::ones())), eps(epsilon) {}
+
+at::Tensor RmsNorm::operator()(const at::Tensor& x) const { return rms_norm(x, weight->value, eps); }
+
+at::Tensor activate(const at::Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::gelu_pytorch_tanh: return at::gelu(x, "tanh");
+    case Activation::gelu: return at::gelu(x);
+    case Activation::quick_gelu: break;
+  }
+  return quick_gelu(x);
+}
+
+Projector::Projector(const Scope& scope, int64_t in, int64_t out)
+    : first(scope / "0", in, out, true, Init::uniform(1.0 / std::sqrt(in))), second(scope / "2", out, out, true, Init::uniform(1.0 / std::sqrt(out))) {}
+
+at::Tensor Projector::operator()(const at::Tensor& x) const { return second(at::gelu(first(x))); }
+
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
+  const auto out = at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {}, 0.0, causal, scale,
+                                                    /*enable_gqa=*/q.size(2) != k.size(2));  // [n, heads, Lq, size]
+  return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});           // [n, Lq, heads * size]
+}
+
+}  // namespace fusion
