@@ -4,7 +4,6 @@
 #include "fusion/config/model_config.h"
 
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,8 +30,8 @@ struct StartConfig {
   template <class Visitor>
   void visit(Visitor& v) {
     v("profile", profile, "Sets the defaults of the method's keys: released (published weights) or paper (printed equations).");
-    v("path", path, "Hugging Face style folder to start from; empty = random start from decoder and tower.");
-    v("tokenizer", tokenizer, "Tokenizer folder; empty = the one in model.path.");
+    v("path", path, "Hugging Face style folder to start from; empty = random start from decoder and tower.", v.path());
+    v("tokenizer", tokenizer, "Tokenizer folder; empty = the one in model.path.", v.path());
     v("template", chat_template, "Chat template of prompts and labels.");
     v("seed", seed, "Seed of a random start.", v.at_least(0));
   }
@@ -51,9 +50,9 @@ struct DataConfig {
 
   template <class Visitor>
   void visit(Visitor& v) {
-    v("mixture", mixture, "Mixture YAML, or one LLaVA .json or .jsonl file.");
-    v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.");
-    v("eval", eval, "Held-out file for in-loop evaluation; empty = none.");
+    v("mixture", mixture, "Mixture YAML, or one LLaVA .json or .jsonl file.", v.path());
+    v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.", v.path());
+    v("eval", eval, "Held-out file for in-loop evaluation; empty = none.", v.path());
     v("eval_samples", eval_samples, "Samples of data.eval that are used; 0 = all.", v.at_least(0));
     v("max_length", max_length, "model_max_length: tokens kept per sample, before and after the image rows are inserted.", v.positive());
     v("over_length", over_length, "Longer samples: cut tokens, cut whole turns, or reject.");
@@ -157,7 +156,8 @@ struct CheckpointConfig {
   void visit(Visitor& v) {
     v("every", every, "Optimizer steps between checkpoints; 0 = only at the end.", v.at_least(0));
     v("keep", keep, "Verified checkpoints kept per stage, at least 2.", v.at_least(2));
-    v("resume", resume, "auto continues the run folder's newest verified checkpoint, never starts anew and refuses a used folder.", v.one_of({"auto", "never"}));
+    v("resume", resume, "auto continues the run folder's newest verified checkpoint, never starts anew and refuses a used folder.",
+      v.one_of({"auto", "never"}));
     v("export", export_model, "Write a Hugging Face style folder at the end of each stage.");
   }
 };
@@ -227,30 +227,36 @@ struct Config : ModelConfig {
   void validate() const;
 };
 
+/// Where a value came from: "default", "profile paper", "configs/stage/x.yaml:14" or "command line: a.b=1".
+using Origins = std::map<std::string, std::string>;
+
 /// One stage of a recipe: its name and its own complete config. A config without `stages:` has one stage named after the run.
 struct Stage {
   std::string name;
   Config config;
+  std::vector<std::string> missing;  // keys that are still ???; their members hold the defaults
 };
-
-/// Where a value came from: "default", "profile paper", "configs/stage/x.yaml:14" or "command line: a.b=1".
-using Origins = std::map<std::string, std::string>;
 
 /// All of a run: the base config and the stages made from it.
 struct Recipe {
-  std::string name;               // run.name, else the stem of the first file
-  std::vector<Stage> stages;      // at least one
-  std::vector<Origins> origins;   // per stage: key path -> origin
-  bool staged = false;            // the files have a `stages:` list
-  std::string text;               // resolved YAML of the whole recipe; reads back to the same recipe
-  std::string digest;             // 8 hex digits of `text` without run and log keys
+  std::string name;              // run.name, else the stem of the first file
+  std::vector<Stage> stages;     // at least one
+  std::vector<Origins> origins;  // per stage: key path -> origin
+  bool staged = false;           // the files have a `stages:` list
+  std::string text;              // resolved YAML of the whole recipe; reads back to the same recipe from any folder
+  std::string digest;            // 8 hex digits of `text` without run and log keys
 };
+
+/// What to do about values that are ??? (a user must give them): a run refuses, a print keeps.
+enum class Missing { refuse, keep };
 
 /// Reads the files in order (each may name others under `defaults:`), applies the overrides, checks everything.
 /// `stages:` is a list of {name: ..., <section>: {...}}: each stage is the rest of the file with its own keys on top.
 /// An override applies to every stage; `stages.1.train.epochs=2` or `stages.<name>.train.epochs=2` to one.
+/// `vars:` holds free names for ${vars.x}. Paths of inputs become absolute: a relative one starts at the folder of the file that
+/// names it, on the command line at the working folder.
 /// Throws ExitCode::usage with file, line, path and the nearest known name.
-Recipe load_recipe(const std::vector<std::string>& files, const std::vector<std::string>& overrides);
+Recipe load_recipe(const std::vector<std::string>& files, const std::vector<std::string>& overrides, Missing missing = Missing::refuse);
 
 enum class PrintStyle { full, minimal, origin };
 /// The resolved config as YAML: all keys, only those that differ from the defaults, or all with their origin as comments.
