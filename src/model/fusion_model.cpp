@@ -128,6 +128,11 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
     for (size_t g = 0; g < tower->guided.size(); ++g) add(tower->plain + static_cast<int64_t>(g), tower->whole_feature[tower->guided[g]], 1);
     const auto from = index_tensor(feature_rows, device), to = index_tensor(target_rows, device);
     const auto weight = at::tensor(weights, at::kFloat).to(device);
+    if (probe) {
+      const at::NoGradGuard no_grad;
+      (*probe)("v_img", h0.index_select(0, to));
+      (*probe)("v_img_hat", projectors_->aux(features.index_select(0, from)));
+    }
     pass.sums.t2v = tape.run1(projectors_->aux_unit, {features, h0}, [this, from, to, weight](const Tensors& in) {
       return cosine_distance_sum(in[1].index_select(0, to), projectors_->aux(in[0].index_select(0, from)), weight);
     });

@@ -109,6 +109,16 @@ TowerLayout tower_layout(const Batch& batch, const ModelConfig& config, bool ski
   return layout;
 }
 
+int64_t TowerLayout::stream_row(int64_t sequence, bool with_pads) const {
+  int64_t row = std::min(sequence, plain) * image_rows, left = sequence - plain;
+  for (const Group& group : groups) {
+    const int64_t passed = std::clamp<int64_t>(left, 0, group.count);
+    row += passed * (image_rows + group.text + (with_pads && group.pad ? 1 : 0));
+    left -= passed;
+  }
+  return row;
+}
+
 namespace {
 
 // One sample while its rows are laid out.

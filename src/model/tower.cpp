@@ -238,13 +238,7 @@ at::Tensor Tower::connect(const TowerLayout& layout, const std::vector<at::Tenso
 }
 
 std::vector<int64_t> Tower::target_rows(const TowerLayout& layout, int64_t sequence) const {
-  int64_t first = std::min(sequence, layout.plain) * layout.image_rows, left = sequence - layout.plain;
-  for (const auto& group : layout.groups) {
-    const int64_t rows = layout.image_rows + group.text + (has_pads(layout, 0) && group.pad ? 1 : 0);
-    const int64_t passed = std::clamp<int64_t>(left, 0, group.count);
-    first += passed * rows;
-    left -= passed;
-  }
+  int64_t first = layout.stream_row(sequence, has_pads(layout, 0));
   if (config_.tower.type == TowerType::clip && config_.loss.clip_rows == ClipRows::paper) first += 1;
   std::vector<int64_t> rows(layout.feature_rows);
   std::iota(rows.begin(), rows.end(), first);

@@ -36,6 +36,8 @@ struct TowerLayout {
   int64_t features = 0;                // feature rows in all
 
   int64_t sequences() const { return static_cast<int64_t>(tiles.size()); }
+  /// First row of a sequence in the stream, with pad rows (early states) or without.
+  int64_t stream_row(int64_t sequence, bool with_pads) const;
   int64_t valid_text() const { return static_cast<int64_t>(text_feature.size()); }
 };
 

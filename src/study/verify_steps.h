@@ -1,0 +1,21 @@
+// Training steps and generation of reference cases, shared by verify and bench.
+#pragma once
+
+#include "fusion/study/model_case.h"
+#include "fusion/study/verify.h"
+
+namespace fusion {
+
+/// Means of one batch, as the reference reports them.
+struct StepLosses {
+  double total = 0, ce = 0, v2t = 0, t2v = 0;
+};
+
+/// Forward and backward of one batch with the released averages; gradients are added to the parameters.
+StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepContext& step);
+
+void check_generation(const ModelCase& model_case, const FusionModel& model, VerifyReport& report);
+/// Trains a fresh copy of the case's model as curve.json says.
+void check_curve(const ModelCase& model_case, VerifyReport& report);
+
+}  // namespace fusion
