@@ -1,5 +1,6 @@
 #include "fusion/study/model_case.h"
 
+#include "fusion/base/error.h"
 #include "fusion/model/io/config_json.h"
 #include "fusion/model/io/assign.h"
 

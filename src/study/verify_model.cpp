@@ -1,4 +1,5 @@
 // Forward pass, losses and gradients of a reference case against ours, in the order of the forward pass, so that the first miss is the cause.
+#include "fusion/base/error.h"
 #include "fusion/model/layout.h"
 #include "fusion/study/model_case.h"
 #include "fusion/study/verify.h"
@@ -6,6 +7,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
