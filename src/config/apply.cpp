@@ -39,13 +39,22 @@ void append_items(const Override& override, const std::string& key, Node& tree) 
   present->line = 0;
 }
 
+// A known key, or below vars a name that is there.
+std::string nearest_key(const Schema& schema, const Node& tree, const std::string& key) {
+  const Node* vars = tree.child("vars");
+  if (!key.starts_with("vars.") || !vars) return schema.nearest(key);
+  std::vector<std::string> names;
+  for (const Node& child : vars->children) names.push_back("vars." + child.name);
+  return nearest_name(key, names);
+}
+
 }  // namespace
 
 void apply(const Override& override, const std::string& key, const Schema& schema, const Node& defaults, Node& tree) {
   const Node* present = find(tree, key);
   if (override.kind == Override::Kind::erase) return erase_value(override, key, defaults, tree);
   if (override.kind == Override::Kind::set || override.kind == Override::Kind::append) {
-    const std::string near = schema.nearest(key);
+    const std::string near = nearest_key(schema, tree, key);
     FUSION_CHECK(present || schema.knows(key),
                  "config: command line: {}: '{}' is not a key{} (+{} adds a key where any name may stand, as below vars)", override.argument, key,
                  near.empty() ? "" : fmt::format("; did you mean '{}'?", near), override.argument);

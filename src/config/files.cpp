@@ -28,8 +28,8 @@ fs::path option_in(const fs::path& folder, const std::string& option) {
   if (fs::is_regular_file(file, ignored)) return file.lexically_normal();
   const auto names = options_in(folder);
   const std::string near = nearest_name(option, names);
-  fail(ExitCode::usage, "config: command line: {} has no '{}'{}. There are: {}", folder.lexically_normal().string(), option,
-       near.empty() ? "" : "; did you mean '" + near + "'?", fmt::join(names, ", "));
+  fail(ExitCode::usage, "config: command line: {} has no '{}'{} There are: {}", folder.lexically_normal().string(), option,
+       near.empty() ? "." : "; did you mean '" + near + "'?", fmt::join(names, ", "));
 }
 
 bool is_true(const Node* node) { return node && node->kind == Node::Kind::scalar && !node->quoted && parse_boolean(node->text).value_or(false); }

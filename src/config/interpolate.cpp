@@ -45,7 +45,7 @@ class Interpolator {
 
   // The value of a text with interpolations. Where the text is exactly one ${...}, the value it stands for.
   Node join(const std::string& text, const Node& user, const std::string& key) {
-    Node joined = Node::scalar("", user.quoted);
+    Node joined = Node::scalar("", false);  // quotes around ${...} are YAML's need, not a wish for text
     bool lost = false;
     for (size_t i = 0; i < text.size();) {
       const size_t slashes = std::min(text.find_first_not_of('\\', i), text.size()) - i;

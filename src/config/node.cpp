@@ -87,8 +87,8 @@ void set(Node& root, const std::string& key, Node value) {
     Node* next = step(*node, part);
     if (!next) {
       if (node->kind == Node::Kind::list)
-        refuse(*node, path, fmt::format("has {} items, so there is no item '{}'. Append with {}+=[...]", node->children.size(), part, path));
-      if (node->kind == Node::Kind::scalar) refuse(*node, path, fmt::format("is the value '{}', so it has no key '{}'", node->text, part));
+        refuse(value, path, fmt::format("has {} items, so there is no item '{}'. Append with {}+=[...]", node->children.size(), part, path));
+      if (node->kind == Node::Kind::scalar) refuse(value, path, fmt::format("is the value '{}', so it has no key '{}'", node->text, part));
       next = &node->children.emplace_back();
       next->name = part;
       next->source = value.source;

@@ -10,7 +10,7 @@ namespace fusion {
 namespace {
 
 constexpr int kDeepest = 32;
-constexpr size_t kLongest = 100'000;
+constexpr size_t kLongest = 32'000;
 
 class ValueParser {
  public:
@@ -48,7 +48,7 @@ class ValueParser {
   Node dict() {
     Node node = open(Node::Kind::map);
     while (!close('}')) {
-      const Node key = element(":");
+      const Node key = element(":,}");
       if (key.kind != Node::Kind::scalar || key.text.empty()) stop("a key of a dict must be a text");
       if (node.child(key.text)) stop(fmt::format("duplicate key '{}'", key.text));
       if (at_ >= text_.size() || text_[at_] != ':') stop(fmt::format("no ':' after the key '{}'", key.text));
@@ -212,7 +212,8 @@ Override parse_override(const std::string& argument) {
     override.kind = Override::Kind::append;
     key.pop_back();
   }
-  FUSION_CHECK(!key.empty() && key.find_first_of(" \t\"'[]{}()\\,:") == std::string::npos,
+  const bool has_empty_part = ("." + key + ".").find("..") != std::string::npos;
+  FUSION_CHECK(!has_empty_part && key.find_first_of(" \t\"'[]{}()\\,:") == std::string::npos,
                "config: command line: {}: '{}' is not a key. An override has the form section.key=value", argument, key);
   FUSION_CHECK(equals != std::string::npos || override.kind == Override::Kind::erase,
                "config: command line: {}: no '='. Write {}=VALUE ({}= for the empty text, ~{} to delete)", argument, key, key, key);
@@ -222,7 +223,6 @@ Override parse_override(const std::string& argument) {
     set_source(*override.value, std::make_shared<Source>(Source{"command line: " + argument, fs::current_path(), Rank::command}));
   }
   read_choice(override);
-  if (!override.is_choice) split_key(override.key);
   return override;
 }
 

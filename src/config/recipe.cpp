@@ -115,6 +115,10 @@ class StageBuilder {
   static void check_keys(const Schema& schema, Node tree) {
     const Node vars = take(tree, "vars");
     if (vars.kind != Node::Kind::map && vars.kind != Node::Kind::null) refuse(vars, "vars", "is a map of free names");
+    for (const Node& entry : tree.children) {
+      const std::string near = schema.knows(entry.name) ? "" : nearest_name(entry.name, {"defaults", "stages", "vars", "resolved"});
+      if (!near.empty()) refuse(entry, entry.name, fmt::format("is not a key; did you mean '{}'?", near));
+    }
     schema.check_known(tree);
   }
 

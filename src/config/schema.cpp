@@ -47,6 +47,8 @@ namespace {
 
 std::string list_names(const std::vector<std::string>& names) { return fmt::format("{}", fmt::join(names, ", ")); }
 
+std::string parent_of(const std::string& key) { return key.find('.') == std::string::npos ? "" : key.substr(0, key.rfind('.')); }
+
 // The names right below `section` ("" = the top).
 std::vector<std::string> names_below(const std::vector<Field>& fields, const std::string& section) {
   const std::string start = section.empty() ? "" : section + ".";
@@ -69,9 +71,8 @@ void Schema::check_known(const Node& root, const std::string& prefix) const {
     if (below.empty()) {
       const std::string near = nearest(key);
       refuse(node, join_key(prefix, key),
-             near.empty()
-                 ? fmt::format("is not a key. Known here: {}", list_names(names_below(fields_, key.substr(0, std::min(key.rfind('.'), key.size())))))
-                 : fmt::format("is not a key; did you mean '{}'?", join_key(prefix, near)));
+             near.empty() ? fmt::format("is not a key. Known here: {}", list_names(names_below(fields_, parent_of(key))))
+                          : fmt::format("is not a key; did you mean '{}'?", join_key(prefix, near)));
     }
     if (node.kind == Node::Kind::null) return;
     if (node.kind != Node::Kind::map) refuse(node, join_key(prefix, key), fmt::format("is a section with the keys {}", list_names(below)));

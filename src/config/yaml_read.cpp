@@ -89,6 +89,7 @@ class TreeBuilder : public YAML::EventHandler {
       stop(mark, fmt::format("duplicate key '{}'; it stands in line {} already", node.text, first->line));
     if (node.text.find('.') != std::string::npos)
       stop(mark, fmt::format("the key '{}' has a dot; write sections as nested maps (dots are for the command line)", node.text));
+    if (static_cast<int64_t>(top.node.children.size()) >= limits_.keys) stop(mark, fmt::format("more than {} keys in one map", limits_.keys));
     top.key = node.text;
     top.has_key = true;
     top.key_line = node.line;
@@ -128,7 +129,8 @@ Node parse_yaml(std::string_view text, const std::shared_ptr<const Source>& sour
   TreeBuilder builder(source, limits);
   TreeBuilder rest(source, limits);
   try {
-    std::istringstream stream{std::string(text)};
+    // The end mark makes the library notice a quote that is never closed.
+    std::istringstream stream(std::string(text) + "\n...\n");
     YAML::Parser parser(stream);
     parser.HandleNextDocument(builder);
     FUSION_CHECK(!parser.HandleNextDocument(rest), "config: {}: more than one YAML document", source->name);

@@ -14,11 +14,11 @@ std::vector<std::string> split_enum_names(std::string_view list);
 }  // namespace fusion
 
 /// The trailing underscore of a value that would be a C++ keyword or macro is not part of its name.
-#define FUSION_ENUM(Type, ...)                                                       \
-  enum class Type { __VA_ARGS__ };                                                   \
-  inline const std::vector<std::string>& enum_names(const Type*) {                   \
-    static const std::vector<std::string> names = split_enum_names(#__VA_ARGS__);    \
-    return names;                                                                    \
+#define FUSION_ENUM(Type, ...)                                                    \
+  enum class Type { __VA_ARGS__ };                                                \
+  inline const std::vector<std::string>& enum_names(const Type*) {                \
+    static const std::vector<std::string> names = split_enum_names(#__VA_ARGS__); \
+    return names;                                                                 \
   }
 
 namespace fusion {

@@ -57,14 +57,16 @@ struct DecoderConfig {
     v("rms_norm_eps", rms_norm_eps, "Epsilon of the decoder's RMSNorms.", v.positive());
     v("rope_theta", rope_theta, "Base of the rotary frequencies.", v.positive());
     v("max_position_embeddings", max_position_embeddings, "Longest sequence the decoder is made for, in positions.", v.positive());
-    v("original_max_position_embeddings", original_max_position_embeddings, "Length of the original training, where rope scaling switches.", v.positive());
+    v("original_max_position_embeddings", original_max_position_embeddings, "Length of the original training, where rope scaling switches.",
+      v.positive());
     v("rope_scaling", rope_scaling, "Rotary scaling: none, longrope (Phi-3.5) or llama3 (formats.md 1.3).");
     v("short_factor", short_factor, "longrope: head_dim/2 factors up to the original length.");
     v("long_factor", long_factor, "longrope: head_dim/2 factors beyond the original length.");
     v("factor", factor, "llama3 scaling: divisor of the low frequencies.", v.positive());
     v("low_freq_factor", low_freq_factor, "llama3 scaling: lower border of the blended range.", v.positive());
     v("high_freq_factor", high_freq_factor, "llama3 scaling: upper border of the blended range.", v.positive());
-    v("longrope_by", longrope_by, "What decides between short and long factors: the padded length of the micro-batch (batch) or the sample's own (sample).");
+    v("longrope_by", longrope_by,
+      "What decides between short and long factors: the padded length of the micro-batch (batch) or the sample's own (sample).");
     v("attention_bias", attention_bias, "Biases in the q, k and v projections (qwen2).");
     v("tie_word_embeddings", tie_word_embeddings, "Head shares the embedding's weight.");
     v("initializer_range", initializer_range, "Standard deviation of a random start.", v.positive());

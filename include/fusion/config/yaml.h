@@ -11,6 +11,7 @@ struct YamlLimits {
   uint64_t bytes = 1'000'000;
   int depth = 32;
   int64_t nodes = 100'000;
+  int64_t keys = 1000;  // in one map
 };
 
 /// One document. Aliases, tags, duplicate keys and keys that are no plain text are errors with file and line. Empty text gives an empty map.
