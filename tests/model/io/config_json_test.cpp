@@ -244,6 +244,7 @@ TEST(ConfigJson, RopeScalingForms) {
 
 TEST(ConfigJson, ClassDefaults) {
   Json phi = phi_config(), llama = llama_config();
+  phi["vocab_size"] = 32064;
   for (const char* key :
        {"rms_norm_eps", "rope_theta", "original_max_position_embeddings", "pad_token_id", "num_key_value_heads", "max_position_embeddings"}) {
     phi.erase(key);
@@ -255,6 +256,7 @@ TEST(ConfigJson, ClassDefaults) {
   EXPECT_EQ(parse(llama).model.decoder.pad_token_id, -1);
   EXPECT_EQ(parse(llama).model.decoder.num_key_value_heads, 3);
   EXPECT_EQ(parse(phi).model.decoder.original_max_position_embeddings, 4096);
+  EXPECT_EQ(parse(phi).model.decoder.pad_token_id, 32000);
   const TowerConfig tower = parse_tower_config(Json{{"model_type", "clip"}, {"vision_config", Json::object()}}, "x", "tower");
   EXPECT_EQ(tower.type, TowerType::clip);
   EXPECT_EQ(tower.patch_size, 32);

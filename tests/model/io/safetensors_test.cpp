@@ -235,7 +235,7 @@ TEST(Safetensors, EveryTruncationIsRefused) {
   }
 }
 
-/// A file of two small tensors and metadata; every byte of its length and header takes every value.
+/// A file of two small tensors and metadata; every byte of its length and header takes every ASCII value and some others.
 TEST(Safetensors, EveryHeaderByteMayBeAnything) {
   TempFolder folder;
   const std::string whole = with_length(
@@ -244,7 +244,7 @@ TEST(Safetensors, EveryHeaderByteMayBeAnything) {
   ASSERT_TRUE((put_file(folder / "x", whole), open_all(folder / "x", whole.size())));
   int accepted = 0;
   for (size_t i = 0; i < whole.size() - 13; ++i)
-    for (int value = 0; value < 256; ++value) {
+    for (int value = 0; value < 256; value += value < 128 ? 1 : 16) {
       std::string changed = whole;
       changed[i] = static_cast<char>(value);
       put_file(folder / "x", changed);
