@@ -208,17 +208,17 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 
 std::string AtomicFile::sha256() const { return digest_->hex(); }
 
-void AtomicFile::commit() {
-  sync_file(fd_, temporary_);
+void AtomicFile::commit(Sync sync) {
+  if (sync == Sync::yes) sync_file(fd_, temporary_);
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) io_error("rename to " + target_.string() + " of", temporary_);
-  ::close(std::exchange(fd_, -1));  // from here on the temporary name is gone; the data is on disk already
-  sync_directory(folder_of(target_));
+  ::close(std::exchange(fd_, -1));  // from here on the temporary name is gone
+  if (sync == Sync::yes) sync_directory(folder_of(target_));
 }
 
-void write_file(const fs::path& path, std::string_view text) {
+void write_file(const fs::path& path, std::string_view text, Sync sync) {
   AtomicFile file(path);
   file.write(text);
-  file.commit();
+  file.commit(sync);
 }
 
 LineWriter::LineWriter(const fs::path& path, int64_t keep_bytes) : path_(path) {

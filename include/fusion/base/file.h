@@ -38,6 +38,9 @@ class MappedFile {
   uint64_t size_ = 0;
 };
 
+/// no: the file is whole whenever it is seen, yet a power failure may lose it. For files that can be made again.
+enum class Sync { yes, no };
+
 /// A new file written under a temporary name in the same folder (create-exclusive, no links followed, mode 0600).
 /// commit(): fsync, rename to the final name, fsync the folder. Without commit() the temporary file is removed.
 class AtomicFile {
@@ -52,7 +55,7 @@ class AtomicFile {
   /// Hex SHA-256 of all bytes written so far.
   std::string sha256() const;
   uint64_t size() const { return size_; }
-  void commit();
+  void commit(Sync sync = Sync::yes);
 
  private:
   struct Digest;
@@ -63,7 +66,7 @@ class AtomicFile {
 };
 
 /// Writes `text` as a whole through AtomicFile.
-void write_file(const fs::path& path, std::string_view text);
+void write_file(const fs::path& path, std::string_view text, Sync sync = Sync::yes);
 
 /// Appends lines to a file (O_APPEND, 0600). Each line reaches the kernel whole before append() returns; sync() makes it durable.
 class LineWriter {

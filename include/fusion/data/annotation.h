@@ -1,0 +1,44 @@
+// One LLaVA file: .json (an array of samples) or .jsonl (one sample per line), memory-mapped, rows parsed on demand (data.md 1).
+#pragma once
+
+#include "fusion/data/sample.h"
+
+namespace fusion {
+
+/// Safe to use from several threads after construction. Eight bytes per sample besides the map.
+class AnnotationFile {
+ public:
+  /// Finds where the rows begin; looks at brackets and quotes only. Throws ExitCode::data with file and place when the file is no array of
+  /// samples, ends too early, or has a blank line (jsonl); ExitCode::usage for other endings than .json and .jsonl.
+  explicit AnnotationFile(const fs::path& path);
+
+  int64_t size() const { return static_cast<int64_t>(starts_.size()) - 1; }
+  /// Row `index` with `image` as written. Turns of role/content rows get our names; a leading system turn is left out, with a warning.
+  /// Throws BadSample when it cannot be used.
+  Sample sample(int64_t index) const;
+  /// Words of all turns as the released sampler counts them (Python's str.split()), negative for rows without image; never 0. A row that
+  /// cannot be read counts as one word of text.
+  int32_t modality_length(int64_t index) const;
+  /// "file:line" or "file[index]".
+  std::string where(int64_t index) const;
+  /// The row's bytes.
+  std::string_view row(int64_t index) const;
+
+  const fs::path& path() const { return path_; }
+  /// 128-bit XXH3 of the content, in hex.
+  std::string content_hash() const;
+
+ private:
+  void split_array();
+  void split_lines();
+
+  fs::path path_;
+  bool lines_ = false;
+  MappedFile file_;
+  std::vector<uint64_t> starts_;  // [size() + 1]; the last one is where the rows end
+};
+
+/// Number of words as Python's str.split() sees them; `text` is well-formed UTF-8.
+int64_t count_words(std::string_view text);
+
+}  // namespace fusion

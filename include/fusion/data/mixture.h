@@ -1,0 +1,53 @@
+// The samples of a run: data sets, what is taken of each, in which order (data.md 1; docs/conventions.md 5).
+#pragma once
+
+#include "fusion/data/sample.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fusion {
+
+struct SourceInfo {
+  std::string name, file;
+  int64_t available = 0, used = 0;  // rows in the file; places in the mixture, repeats counted
+};
+
+/// All samples of a mixture YAML, or of one .json or .jsonl file, in its order. Rows are parsed on demand from memory-mapped files:
+/// 8 bytes per row. Safe to use from several threads.
+///
+///   datasets:
+///   - json_path: a.json                # relative to this file; a/{x,y}.json names several
+///     sampling_strategy: first:10%     # all (default) | first:N | end:N | random:N, N also p% (rounded up); random is a function of the seed
+///     name: captions                   # default: the file's stem
+///     image_folder: pictures           # relative to this file; default: data.image_folder, else the folder of json_path
+///     repeat: 2                        # the taken rows come that often
+///     max_samples: 1000                # at most that many rows, before repeating; default: no limit
+///
+/// Anything else is an ExitCode::usage error with file and line; what AnnotationFile throws passes through.
+class Mixture {
+ public:
+  /// `image_folder`: root of relative picture paths of data sets that name none; empty = the folder of the annotation file.
+  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed);
+  ~Mixture();
+
+  int64_t size() const;
+  /// Row `index` with its picture's path resolved. Throws BadSample when it cannot be used.
+  Sample sample(int64_t index) const;
+  /// Which of sources() row `index` belongs to.
+  int64_t source(int64_t index) const;
+  /// Grouping length of the released sampler: words of all turns, negative for text-only rows, never 0 (data.md 7).
+  int64_t modality_length(int64_t index) const;
+  /// Those of all rows, counted once, on all cores.
+  const std::vector<int32_t>& modality_lengths() const;
+  const std::vector<SourceInfo>& sources() const;
+  /// SHA-256 over names, contents and choices that decide the samples; independent of where the files lie.
+  const std::string& digest() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fusion

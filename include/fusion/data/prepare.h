@@ -1,0 +1,36 @@
+// From one sample to rows and tiles, and from many to a batch (data.md 2-6).
+#pragma once
+
+#include "fusion/data/sample.h"
+#include "fusion/image/image.h"
+
+namespace fusion {
+
+struct SampleOptions {
+  int64_t max_length = 4096;    // tokens kept, before and after image and latent rows are inserted
+  int64_t max_text_tokens = 0;  // instruct tokens kept; 0 = all
+  int64_t image_size = 384;     // side R of a tile
+  int64_t max_pixels = 89'000'000;
+  int64_t image_rows = 1;   // rows that take the place of the first placeholder of a sample with <image>
+  int64_t latent_rows = 1;  // rows that take the place of any other placeholder: the most that may be drawn
+  OverLength over_length = OverLength::cut;
+  bool latents = true, collapse_images = true;
+  ResizeOrder resize_order = ResizeOrder::pillow;
+};
+
+/// A sample ready for a batch.
+struct PreparedSample {
+  std::string id, image;
+  int64_t position = 0;  // in the epoch's order
+  EncodedConversation text;
+  std::vector<uint8_t> tiles;  // [5, R, R, 3]; empty = text only
+};
+
+/// Reads the picture, makes tiles, encodes and cuts the text. A cut sample keeps at least one supervised token among its first max_length rows.
+/// Throws BadSample with a reason: those of ConversationEncoder, "image: ...", "no_target: ...", "over_length: ...".
+PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options);
+
+/// Concatenates prepared samples of tile side `image_size`. Tiles are uint8 [B', 5, R, R, 3].
+Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size);
+
+}  // namespace fusion

@@ -1,0 +1,274 @@
+#include "fusion/data/annotation.h"
+
+#include "fusion/base/log.h"
+#include "fusion/text/unicode.h"  // is_space, next_code_point
+
+#include <simdjson.h>
+#include <xxhash.h>
+
+#include <cstring>
+
+namespace fusion {
+namespace {
+
+constexpr uint64_t kRowBytes = uint64_t{16} << 20;  // reliability.md 5: a line holds at most 16 MB, nested at most 64 deep
+constexpr size_t kRowDepth = 64;
+
+bool is_json_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
+/// Past the string whose opening quote is at `at`; `end` when it never closes.
+const char* skip_string(const char* at, const char* end) {
+  for (const char* from = at + 1; from < end;) {
+    const auto* quote = static_cast<const char*>(std::memchr(from, '"', static_cast<size_t>(end - from)));
+    if (!quote) return end;
+    const char* slash = quote;
+    while (slash > at + 1 && slash[-1] == '\\') --slash;
+    from = quote + 1;
+    if ((quote - slash) % 2 == 0) return from;  // an even number of backslashes does not escape the quote
+  }
+  return end;
+}
+
+using Element = simdjson::dom::element;
+using Object = simdjson::dom::object;
+
+/// Parses one row; each thread keeps its parser and its buffers.
+Element parse_row(std::string_view text) {
+  static thread_local simdjson::dom::parser parser = [] {
+    simdjson::dom::parser made(kRowBytes);
+    if (made.allocate(1 << 16, kRowDepth)) fail(ExitCode::failure, "data: no memory for the JSON parser");
+    return made;
+  }();
+  if (text.size() > kRowBytes) fail(ExitCode::data, "row: {} bytes, the limit is {}", text.size(), kRowBytes);
+  Element element;
+  if (const auto error = parser.parse(text.data(), text.size()).get(element))
+    fail(ExitCode::data, "{}: {}", error == simdjson::UTF8_ERROR ? "utf8" : "json", simdjson::error_message(error));
+  return element;
+}
+
+/// The members of a row that we read. A key that occurs twice has no one meaning.
+struct Row {
+  Element id, image, conversations;
+  bool has_id = false, has_image = false, has_conversations = false;
+};
+
+Row read_row(Element element) {
+  Object object;
+  if (element.get(object)) fail(ExitCode::data, "row: not a JSON object");
+  Row row;
+  auto take = [](std::string_view name, Element value, Element& into, bool& seen) {
+    if (seen) fail(ExitCode::data, "row: key '{}' occurs twice", name);
+    into = value;
+    seen = true;
+  };
+  for (const auto& [name, value] : object) {
+    if (name == "id") take(name, value, row.id, row.has_id);
+    if (name == "image") take(name, value, row.image, row.has_image);
+    if (name == "conversations") take(name, value, row.conversations, row.has_conversations);
+    if (name == "video") fail(ExitCode::data, "video: there is no reader for videos");
+  }
+  return row;
+}
+
+/// The picture's path as written; empty = text only. A list of one is a picture, null and an empty list are none.
+std::string image_path(const Row& row) {
+  if (!row.has_image || row.image.is_null()) return "";
+  Element value = row.image;
+  if (simdjson::dom::array list; !value.get(list)) {
+    if (list.size() == 0) return "";
+    if (list.size() > 1) fail(ExitCode::data, "images: {} pictures in one sample; one is supported", list.size());
+    value = list.at(0);
+  }
+  std::string_view path;
+  if (value.get(path)) fail(ExitCode::data, "image: the path is not a string");
+  if (path.empty() || path.find('\0') != std::string_view::npos) fail(ExitCode::data, "image: the path is empty or has a zero byte");
+  return std::string(path);
+}
+
+/// One turn with its aliases (conventions.md 5): from/value with human and gpt, or role/content with user and assistant; system in both.
+Turn read_turn(Element element, size_t index) {
+  Object object;
+  if (element.get(object)) fail(ExitCode::data, "row: conversations[{}] is not an object", index);
+  std::string_view role, text;
+  int roles = 0, texts = 0;
+  bool alias = false;
+  for (const auto& [name, value] : object) {
+    if (name == "from" || name == "role") {
+      if (value.get(role)) fail(ExitCode::data, "row: conversations[{}].{} is not a string", index, name);
+      alias = name == "role";
+      ++roles;
+    } else if (name == "value" || name == "content") {
+      if (value.get(text)) fail(ExitCode::data, "row: conversations[{}].{} is not a string", index, name);
+      ++texts;
+    }
+  }
+  if (roles != 1 || texts != 1) fail(ExitCode::data, "row: conversations[{}] has {} roles and {} texts; one of each is needed", index, roles, texts);
+  if (alias && role == "user")
+    role = "human";
+  else if (alias && role == "assistant")
+    role = "gpt";
+  return {std::string(role), std::string(text)};
+}
+
+std::string id_text(const Row& row) {
+  if (!row.has_id) return "";
+  if (std::string_view text; !row.id.get(text)) return std::string(text);
+  if (int64_t number; !row.id.get(number)) return std::to_string(number);
+  if (uint64_t number; !row.id.get(number)) return std::to_string(number);
+  if (double number; !row.id.get(number)) return fmt::format("{}", number);
+  return "";
+}
+
+/// The id of a row that as a whole cannot be read, where it has one: the ledger shall name it.
+std::string id_of_broken(std::string_view text) {
+  if (text.size() > kRowBytes) return "";
+  const simdjson::padded_string copy(text);
+  simdjson::ondemand::parser parser;
+  simdjson::ondemand::document document;
+  std::string_view id;
+  if (parser.iterate(copy).get(document) || document["id"].get(id)) return "";
+  return std::string(id);
+}
+
+}  // namespace
+
+int64_t count_words(std::string_view text) {
+  int64_t words = 0;
+  bool inside = false;
+  for (size_t at = 0; at < text.size();) {
+    const bool space = is_space(next_code_point(text, at));
+    words += !space && !inside;
+    inside = !space;
+  }
+  return words;
+}
+
+AnnotationFile::AnnotationFile(const fs::path& path) : path_(path), lines_(path.extension() == ".jsonl") {
+  if (!lines_ && path.extension() != ".json")
+    fail(ExitCode::usage, "data: {}: samples come in .json (an array) or .jsonl (one per line) files, not '{}'", path.string(),
+         path.extension().string());
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) fail(ExitCode::usage, "data: {}: no such file", path.string());
+  file_ = MappedFile(path);
+  lines_ ? split_lines() : split_array();
+}
+
+void AnnotationFile::split_lines() {
+  const char* const begin = file_.text().data();
+  const char* const end = begin + file_.size();
+  for (const char* at = begin; at < end;) {
+    const auto* stop = static_cast<const char*>(std::memchr(at, '\n', static_cast<size_t>(end - at)));
+    if (!stop) stop = end;
+    const char* first = at;
+    while (first < stop && is_json_space(*first)) ++first;
+    if (first == stop) fail(ExitCode::data, "data: {}:{}: blank line; each line must hold one sample", path_.string(), starts_.size() + 1);
+    starts_.push_back(static_cast<uint64_t>(at - begin));
+    at = stop + 1;
+  }
+  starts_.push_back(file_.size());
+}
+
+void AnnotationFile::split_array() {
+  const std::string_view text = file_.text();
+  const char* const begin = text.data();
+  const char* const end = begin + text.size();
+  const char* at = text.starts_with("\xEF\xBB\xBF") ? begin + 3 : begin;
+  auto skip_space = [&] {
+    while (at < end && is_json_space(*at)) ++at;
+  };
+  auto place = [&] { return fmt::format("{}: byte {}", path_.string(), at - begin); };
+  skip_space();
+  if (at == end || *at != '[')
+    fail(ExitCode::data, "data: {}: an array of samples must begin here; one sample per line needs the ending .jsonl", place());
+  ++at;
+  skip_space();
+  bool open = at == end || *at != ']';
+  while (open) {
+    skip_space();
+    const char* const row = at;
+    int64_t depth = 0;
+    for (; at < end; ++at) {
+      const char c = *at;
+      if (c == '"') {
+        at = skip_string(at, end) - 1;
+      } else if (c == '{' || c == '[') {
+        ++depth;
+      } else if (c == '}' || c == ']') {
+        if (depth == 0) break;
+        --depth;
+      } else if (c == ',' && depth == 0) {
+        break;
+      }
+    }
+    if (at >= end)
+      fail(ExitCode::data, "data: {}: the file ends inside row {} (byte {}); it is cut off or a bracket is missing", place(), starts_.size(),
+           row - begin);
+    if (at == row || *at == '}') fail(ExitCode::data, "data: {}: '{}' where row {} is expected", place(), *at, starts_.size());
+    starts_.push_back(static_cast<uint64_t>(row - begin));
+    open = *at == ',';
+    if (open) ++at;
+  }
+  starts_.push_back(static_cast<uint64_t>(at - begin));
+  ++at;
+  skip_space();
+  if (at != end) fail(ExitCode::data, "data: {}: text after the end of the array", place());
+}
+
+std::string_view AnnotationFile::row(int64_t index) const {
+  const auto i = static_cast<size_t>(index);
+  std::string_view text = file_.text().substr(starts_.at(i), starts_.at(i + 1) - starts_[i]);
+  auto trim = [&] {
+    while (!text.empty() && is_json_space(text.back())) text.remove_suffix(1);
+  };
+  trim();
+  if (!lines_ && index + 1 < size()) {  // the comma
+    text.remove_suffix(1);
+    trim();
+  }
+  return text;
+}
+
+std::string AnnotationFile::where(int64_t index) const {
+  return lines_ ? fmt::format("{}:{}", path_.string(), index + 1) : fmt::format("{}[{}]", path_.string(), index);
+}
+
+Sample AnnotationFile::sample(int64_t index) const {
+  Sample sample;
+  sample.id = fmt::format("{}#{}", path_.stem().string(), index);
+  sample.where = where(index);
+  try {
+    const Row row = read_row(parse_row(this->row(index)));
+    if (std::string id = id_text(row); !id.empty()) sample.id = std::move(id);
+    sample.image = image_path(row);
+    simdjson::dom::array turns;
+    if (!row.has_conversations || row.conversations.get(turns)) fail(ExitCode::data, "row: 'conversations' is missing or not a list");
+    for (const Element turn : turns) sample.turns.push_back(read_turn(turn, sample.turns.size()));
+    if (!sample.turns.empty() && sample.turns.front().from == "system") {
+      log::warn_once(fmt::format("data: {}: system turns are left out; the chat template has its own", path_.string()));
+      sample.turns.erase(sample.turns.begin());
+    }
+  } catch (const Error& error) {
+    if (std::string id = id_of_broken(row(index)); !id.empty()) sample.id = std::move(id);
+    throw BadSample(sample, error.what());
+  }
+  return sample;
+}
+
+int32_t AnnotationFile::modality_length(int64_t index) const {
+  try {
+    const Sample read = sample(index);
+    int64_t words = 0;
+    for (const Turn& turn : read.turns) words += count_words(turn.value);
+    words = std::max<int64_t>(words, 1);
+    return static_cast<int32_t>(read.image.empty() ? -words : words);
+  } catch (const BadSample&) {
+    return -1;
+  }
+}
+
+std::string AnnotationFile::content_hash() const {
+  const XXH128_hash_t hash = XXH3_128bits(file_.data(), file_.size());
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+}  // namespace fusion

@@ -1,0 +1,46 @@
+#include "fusion/data/ledger.h"
+
+#include "fusion/base/json.h"
+
+#include <algorithm>
+
+namespace fusion {
+
+Ledger::Ledger(const fs::path& path, int64_t keep_bytes) : path_(path), lines_(path, keep_bytes) {
+  const std::string text = read_file(path);
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    const std::string where = fmt::format("{}:{}", path.string(), count_ + 1);
+    ++per_epoch_[json_get<int64_t>(parse_json(std::string_view(text).substr(at, end - at), where), "epoch", where)];
+    ++count_;
+    at = end + 1;
+  }
+}
+
+void Ledger::append(const Rejection& rejection, int64_t epoch) {
+  lines_.append(dump_json({{"dataset", rejection.dataset},
+                           {"id", rejection.id},
+                           {"position", rejection.position},
+                           {"epoch", epoch},
+                           {"reason", rejection.reason},
+                           {"where", rejection.where}},
+                          -1));
+  ++count_;
+  ++per_epoch_[epoch];
+  last_reason_ = fmt::format("{} {}", rejection.where, rejection.reason);
+}
+
+int64_t Ledger::count(int64_t epoch) const {
+  const auto it = per_epoch_.find(epoch);
+  return it == per_epoch_.end() ? 0 : it->second;
+}
+
+void Ledger::check_budget(int64_t epoch, int64_t samples, int64_t budget) const {
+  const int64_t allowed = budget >= 0 ? budget : std::max<int64_t>(10, samples / 1000);
+  if (count(epoch) <= allowed) return;
+  fail(ExitCode::data,
+       "data: {} of {} samples of epoch {} had to be left out, {} are allowed (data.bad_sample_budget). Each stands with its reason in {}{}",
+       count(epoch), samples, epoch, allowed, path_.string(), last_reason_.empty() ? "" : "; the last one: " + last_reason_);
+}
+
+}  // namespace fusion

@@ -1,0 +1,236 @@
+#include "fusion/data/mixture.h"
+
+#include "fusion/base/random.h"
+#include "fusion/base/thread_pool.h"
+#include "fusion/config/schema.h"
+#include "fusion/config/yaml.h"
+#include "fusion/data/annotation.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <mutex>
+#include <thread>
+
+namespace fusion {
+namespace {
+
+constexpr uint64_t kRandomStream = 0x6D697874;  // key of random:N, apart from the keys of other draws
+
+/// One entry of the YAML.
+struct DataSet {
+  std::string json_path, sampling_strategy = "all", name, image_folder;
+  int64_t repeat = 1, max_samples = 0;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("json_path", json_path, "LLaVA .json or .jsonl file; {x,y} names several.", v.path());
+    v("sampling_strategy", sampling_strategy, "all, first:N, end:N or random:N; N also as p%.");
+    v("name", name, "Name in messages and in the ledger; empty = the file's stem.");
+    v("image_folder", image_folder, "Root of relative picture paths; empty = data.image_folder, else the folder of json_path.", v.path());
+    v("repeat", repeat, "Times that the taken rows come.", v.positive());
+    v("max_samples", max_samples, "Most rows that are taken, before repeating; 0 = all.", v.at_least(0));
+  }
+};
+
+struct MixtureFile {
+  std::vector<DataSet> datasets;
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v("datasets", datasets, "Data sets in their order.");
+  }
+};
+
+/// One annotation file of a mixture.
+struct Entry {
+  fs::path file, image_folder;
+  std::string name, strategy, where;
+  int64_t repeat = 1, max_samples = 0;
+};
+
+/// What a strategy takes of `count` rows: the range [begin, begin + taken), or `taken` drawn ones.
+struct Choice {
+  int64_t begin = 0, taken = 0;
+  bool random = false;
+};
+
+Choice choose(const Entry& entry, int64_t count) {
+  const std::string& text = entry.strategy;
+  if (text == "all") return {0, count};
+  auto bad = [&](const std::string& why) {
+    fail(ExitCode::usage,
+         "data: {}: sampling_strategy '{}' {}; it is all, first:N, end:N or random:N, with N a whole number or a whole percentage like 10%",
+         entry.where, text, why);
+  };
+  const auto colon = text.find(':');
+  const std::string word = text.substr(0, colon);
+  if (word != "first" && word != "end" && word != "random") bad("is not known");
+  if (colon == std::string::npos) bad("has no number");
+  std::string_view digits = std::string_view(text).substr(colon + 1);
+  while (digits.starts_with(' ')) digits.remove_prefix(1);
+  while (digits.ends_with(' ')) digits.remove_suffix(1);
+  const bool percent = digits.ends_with('%');
+  if (percent) digits.remove_suffix(1);
+  int64_t number = 0;
+  const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (error != std::errc() || stop != digits.data() + digits.size() || number < 0) bad("needs a whole number from 0 after the colon");
+  if (word == "end" && number == 0) bad("takes nothing; leave the data set out");  // the released code takes all
+  if (percent) number = number >= 100 ? count : (number * count + 99) / 100;
+  number = std::min(number, count);
+  return {word == "end" ? count - number : 0, number, word == "random"};
+}
+
+/// "a/{x,y}.json" -> {"a/x.json", "a/y.json"}; braces may occur several times, not inside each other.
+std::vector<std::string> expand_braces(const std::string& text) {
+  const auto open = text.find('{');
+  const auto close = text.find('}', open);
+  if (open == std::string::npos || close == std::string::npos) return {text};
+  std::vector<std::string> out;
+  for (size_t at = open + 1; at <= close;) {
+    const size_t comma = std::min(text.find(',', at), close);
+    for (const std::string& rest : expand_braces(text.substr(close + 1))) out.push_back(text.substr(0, open) + text.substr(at, comma - at) + rest);
+    at = comma + 1;
+  }
+  return out;
+}
+
+std::vector<Entry> read_entries(const fs::path& path, const std::string& image_folder) {
+  std::vector<Entry> entries;
+  auto add = [&](const DataSet& set, const std::string& where) {
+    for (const fs::path file : expand_braces(set.json_path)) {
+      fs::path images = set.image_folder.empty() ? image_folder : set.image_folder;
+      if (images.empty()) images = file.parent_path();
+      entries.push_back(
+          {file, std::move(images), set.name.empty() ? file.stem().string() : set.name, set.sampling_strategy, where, set.repeat, set.max_samples});
+    }
+  };
+  if (path.extension() != ".yaml" && path.extension() != ".yml") {
+    DataSet only;
+    only.json_path = path.string();
+    add(only, path.string());
+    return entries;
+  }
+  const Node root = read_yaml(path);
+  MixtureFile mixture;
+  read_value(root, "", {}, mixture);
+  const Node* list = root.child("datasets");
+  if (!list) fail(ExitCode::usage, "data: {}: a mixture needs the list 'datasets'", path.string());
+  for (size_t i = 0; i < mixture.datasets.size(); ++i) {
+    const std::string where = list->children[i].origin();
+    if (mixture.datasets[i].json_path.empty()) fail(ExitCode::usage, "data: {}: datasets.{} has no json_path", where, i);
+    add(mixture.datasets[i], where);
+  }
+  return entries;
+}
+
+}  // namespace
+
+struct Mixture::State {
+  struct Part {
+    std::shared_ptr<const AnnotationFile> file;
+    fs::path image_folder;
+    Choice choice;
+    std::vector<uint32_t> drawn;  // rows of a random choice, ascending
+  };
+  struct Place {
+    size_t part;
+    int64_t row;
+  };
+
+  std::vector<Part> parts;
+  std::vector<int64_t> ends;  // place after the last one of each part
+  std::vector<SourceInfo> sources;
+  std::string digest;
+  std::once_flag counted;
+  std::vector<int32_t> lengths;
+
+  Place place(int64_t index) const {
+    if (index < 0 || ends.empty() || index >= ends.back())
+      fail(ExitCode::failure, "data: sample {} of a mixture of {}", index, ends.empty() ? 0 : ends.back());
+    const auto part = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), index) - ends.begin());
+    const Choice& choice = parts[part].choice;
+    const int64_t at = (index - (part ? ends[part - 1] : 0)) % choice.taken;
+    return {part, choice.random ? static_cast<int64_t>(parts[part].drawn[static_cast<size_t>(at)]) : choice.begin + at};
+  }
+};
+
+Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed) : state_(std::make_unique<State>()) {
+  const std::vector<Entry> entries = read_entries(path, image_folder);
+
+  // Each file is mapped, split and hashed once, several at a time.
+  struct Opened {
+    std::shared_ptr<const AnnotationFile> file;
+    std::string hash;
+  };
+  std::map<fs::path, Opened> files;
+  for (const Entry& entry : entries) files[entry.file];
+  std::vector<std::pair<const fs::path, Opened>*> todo;
+  for (auto& file : files) todo.push_back(&file);
+  parallel_for(static_cast<int64_t>(todo.size()), std::thread::hardware_concurrency(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      auto file = std::make_shared<AnnotationFile>(todo[i]->first);
+      todo[i]->second = {file, file->content_hash()};
+    }
+  });
+
+  std::string decisive;
+  int64_t total = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const Entry& entry = entries[i];
+    const Opened& opened = files[entry.file];
+    State::Part part{opened.file, entry.image_folder, choose(entry, opened.file->size()), {}};
+    if (entry.max_samples > 0) part.choice.taken = std::min(part.choice.taken, entry.max_samples);
+    if (part.choice.random) {
+      auto drawn = random_permutation(static_cast<uint32_t>(opened.file->size()), {static_cast<uint64_t>(seed), kRandomStream, i});
+      drawn.resize(static_cast<size_t>(part.choice.taken));
+      std::sort(drawn.begin(), drawn.end());
+      part.drawn = std::move(drawn);
+    }
+    const int64_t used = part.choice.taken * entry.repeat;
+    total += used;
+    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\n", entry.name, entry.file.filename().string(), opened.hash, part.choice.begin,
+                            part.choice.taken, entry.repeat, part.choice.random ? seed : -1);
+    state_->sources.push_back({entry.name, entry.file.string(), opened.file->size(), used});
+    state_->parts.push_back(std::move(part));
+    state_->ends.push_back(total);
+  }
+  if (total > INT32_MAX) fail(ExitCode::usage, "data: {}: {} samples, the limit is {}", path.string(), total, INT32_MAX);
+  state_->digest = sha256_text(decisive);
+}
+
+Mixture::~Mixture() = default;
+
+int64_t Mixture::size() const { return state_->ends.empty() ? 0 : state_->ends.back(); }
+
+Sample Mixture::sample(int64_t index) const {
+  const auto [part, row] = state_->place(index);
+  Sample sample = state_->parts[part].file->sample(row);
+  sample.source = static_cast<int32_t>(part);
+  if (!sample.image.empty()) sample.image = (state_->parts[part].image_folder / sample.image).string();
+  return sample;
+}
+
+int64_t Mixture::source(int64_t index) const { return static_cast<int64_t>(state_->place(index).part); }
+
+int64_t Mixture::modality_length(int64_t index) const {
+  const auto [part, row] = state_->place(index);
+  return state_->parts[part].file->modality_length(row);
+}
+
+const std::vector<int32_t>& Mixture::modality_lengths() const {
+  std::call_once(state_->counted, [this] {
+    std::vector<int32_t> lengths(static_cast<size_t>(size()));
+    parallel_for(size(), std::thread::hardware_concurrency(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) lengths[static_cast<size_t>(i)] = static_cast<int32_t>(modality_length(i));
+    });
+    state_->lengths = std::move(lengths);
+  });
+  return state_->lengths;
+}
+
+const std::vector<SourceInfo>& Mixture::sources() const { return state_->sources; }
+
+const std::string& Mixture::digest() const { return state_->digest; }
+
+}  // namespace fusion

@@ -1,0 +1,129 @@
+#include "fusion/data/prepare.h"
+
+#include "fusion/base/file.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace fusion {
+namespace {
+
+/// What is left of a text of which only so many rows are kept, once its placeholders are replaced (model.md 4).
+struct Extent {
+  int64_t rows = 0;        // of all tokens
+  int64_t supervised = 0;  // labels among the first max_length rows
+};
+
+Extent extent(const EncodedConversation& text, const SampleOptions& options) {
+  const bool has_image_token = std::find(text.input_ids.begin(), text.input_ids.end(), kImage) != text.input_ids.end();
+  bool first = has_image_token;
+  Extent out;
+  for (size_t i = 0; i < text.input_ids.size(); ++i) {
+    const bool placeholder = text.input_ids[i] == kImage || text.input_ids[i] == kLatent;
+    if (!placeholder) {
+      out.supervised += text.labels[i] >= 0 && out.rows < options.max_length;
+      ++out.rows;
+    } else {
+      out.rows += first ? options.image_rows : options.latent_rows;
+      first = false;
+    }
+  }
+  return out;
+}
+
+void cut(EncodedConversation& text, int64_t tokens) {
+  const auto n = static_cast<size_t>(tokens);
+  if (text.input_ids.size() <= n) return;
+  text.input_ids.resize(n);
+  text.labels.resize(n);
+  std::erase_if(text.turn_ends, [&](int64_t end) { return end > tokens; });
+  text.images = std::count(text.input_ids.begin(), text.input_ids.end(), kImage);
+  text.supervised = std::count_if(text.labels.begin(), text.labels.end(), [](int64_t label) { return label >= 0; });
+}
+
+/// The longest run of whole question-answer pairs from the start that fits, encoded anew: the instruct text must not ask what was cut.
+EncodedConversation cut_turns(const Sample& sample, const EncodedConversation& whole, const ConversationEncoder& encoder, const EncodeOptions& encode,
+                              const SampleOptions& options) {
+  size_t before = 0;  // turns before the first question
+  while (before < sample.turns.size() && sample.turns[before].from != "human") ++before;
+  for (size_t pairs = whole.turn_ends.size(); pairs-- > 1;) {
+    EncodedConversation part = whole;
+    cut(part, whole.turn_ends[pairs - 1]);
+    if (extent(part, options).rows > options.max_length) continue;
+    return encoder.encode({sample.turns.begin(), sample.turns.begin() + static_cast<ptrdiff_t>(before + 2 * pairs)}, encode);
+  }
+  fail(ExitCode::data, "over_length: the first question and answer alone are longer than {} rows", options.max_length);
+}
+
+EncodedConversation encode_text(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+  const EncodeOptions encode{.has_image = !sample.image.empty(), .latents = options.latents, .collapse_images = options.collapse_images};
+  EncodedConversation text = encoder.encode(sample.turns, encode);
+  const Extent whole = extent(text, options);
+  if (whole.rows > options.max_length) {
+    switch (options.over_length) {
+      case OverLength::reject:
+        fail(ExitCode::data, "over_length: {} rows, the limit is {}", whole.rows, options.max_length);
+      case OverLength::turns:
+        text = cut_turns(sample, text, encoder, encode, options);
+        break;
+      case OverLength::cut:  // here by tokens as the released collator does; the model cuts again by rows
+        cut(text, options.max_length);
+        break;
+    }
+  }
+  if (extent(text, options).supervised == 0) fail(ExitCode::data, "no_target: no supervised token among the first {} rows", options.max_length);
+  if (options.max_text_tokens > 0 && static_cast<int64_t>(text.instruct.size()) > options.max_text_tokens)
+    text.instruct.resize(static_cast<size_t>(options.max_text_tokens));
+  return text;
+}
+
+std::vector<uint8_t> read_tiles(const std::string& path, const SampleOptions& options) {
+  try {
+    const MappedFile file{path};
+    return make_tiles(decode_image(file.bytes(), {.max_pixels = options.max_pixels}), static_cast<int>(options.image_size), options.resize_order);
+  } catch (const Error& error) {
+    fail(ExitCode::data, "image: {}: {}", path, error.what());
+  }
+}
+
+}  // namespace
+
+PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+  try {
+    PreparedSample out{.id = sample.id, .image = sample.image, .text = encode_text(sample, encoder, options), .tiles = {}};
+    if (!sample.image.empty()) out.tiles = read_tiles(sample.image, options);
+    return out;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    throw BadSample(sample, error.what());
+  }
+}
+
+Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size) {
+  Batch batch;
+  const int64_t bytes = 5 * image_size * image_size * 3;  // of one sample's tiles
+  int64_t pictures = 0;
+  for (const PreparedSample& sample : samples) {
+    const EncodedConversation& text = sample.text;
+    batch.ids.push_back(sample.id);
+    batch.images.push_back(sample.image);
+    batch.positions.push_back(sample.position);
+    batch.input_ids.insert(batch.input_ids.end(), text.input_ids.begin(), text.input_ids.end());
+    batch.labels.insert(batch.labels.end(), text.labels.begin(), text.labels.end());
+    batch.tokens.push(static_cast<int64_t>(text.input_ids.size()));
+    batch.instruct.insert(batch.instruct.end(), text.instruct.begin(), text.instruct.end());
+    batch.instruct_offsets.push(static_cast<int64_t>(text.instruct.size()));
+    batch.has_tiles.push_back(!sample.tiles.empty());
+    if (!sample.tiles.empty() && static_cast<int64_t>(sample.tiles.size()) != bytes)
+      fail(ExitCode::failure, "data: sample {} has {} bytes of tiles, side {} needs {}", sample.id, sample.tiles.size(), image_size, bytes);
+    pictures += !sample.tiles.empty();
+  }
+  batch.tiles = at::empty({pictures, 5, image_size, image_size, 3}, at::kByte);
+  auto* to = batch.tiles.mutable_data_ptr<uint8_t>();
+  for (const PreparedSample& sample : samples) to = std::copy(sample.tiles.begin(), sample.tiles.end(), to);
+  return batch;
+}
+
+}  // namespace fusion
