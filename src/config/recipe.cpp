@@ -96,7 +96,7 @@ class StageBuilder {
       }
     }
     check_keys(schema, tree);
-    if (Node* name = find(tree, "run.name"); name && name->kind != Node::Kind::map && name->text.empty()) *name = named(*name);
+    if (find(tree, "run.name")->text.empty()) set(tree, "run.name", Node::scalar(run_name_, true));
     return tree;
   }
 
@@ -104,12 +104,6 @@ class StageBuilder {
     FUSION_CHECK(index < static_cast<int64_t>(stages_.children.size()), "config: command line: {}: there are {} stages, counted from 0",
                  override.argument, stages_.children.size());
     return index;
-  }
-
-  Node named(const Node& empty) const {
-    Node name = Node::scalar(run_name_, true);
-    name.name = empty.name;
-    return name;
   }
 
   static void check_keys(const Schema& schema, Node tree) {
@@ -156,7 +150,7 @@ Stage make_stage(const StageBuilder& builder, const Node& user, int64_t index, M
   Node tree = builder.tree(user, index, schema);
   const auto causes = interpolate(tree);
   stage.missing = schema.read(tree);
-  if (missing == Missing::refuse && !stage.missing.empty()) refuse_missing(tree, causes);
+  if (missing == Missing::refuse && !stage.missing.empty()) refuse_missing(tree, causes.empty() ? stage.missing : causes);
   FUSION_CHECK(is_file_name(stage.config.run.name), "config: run.name is '{}', which becomes a folder: letters, digits, '-', '_' and '.'",
                stage.config.run.name);
   stage.config.validate();
@@ -168,7 +162,7 @@ Stage make_stage(const StageBuilder& builder, const Node& user, int64_t index, M
 
 // data=stage2 names a mixture, not a config: it sets data.mixture.
 void choose_mixture(Override& choice, const std::string& first_file) {
-  if (choice.key != "data" || !choice.value || !choice.package.empty()) return;
+  if (choice.key != "data" || choice.kind == Override::Kind::erase || !choice.package.empty()) return;
   const fs::path file = fs::absolute(find_option(first_file, "data", choice.value->text));
   if (!read_yaml(file).child("datasets")) return;
   choice.is_choice = false;
@@ -176,6 +170,20 @@ void choose_mixture(Override& choice, const std::string& first_file) {
   choice.key = "data.mixture";
   choice.value->text = file.string();
   choice.value->quoted = true;
+}
+
+// The keys of each stage as the files give them: the common ones with the stage's own on top.
+std::vector<std::pair<std::string, Node>> split_stages(const Node& user, const Node& list) {
+  std::vector<std::pair<std::string, Node>> stages;
+  for (size_t i = 0; i < list.children.size(); ++i) {
+    const std::string name = stage_name(list, i);
+    Node own = list.children[i];
+    erase(own, "name");
+    if (const Node* run = own.child("run")) refuse(*run, "run", "belongs to the whole recipe; set it above 'stages'");
+    merge(stages.emplace_back(name, user).second, own);
+  }
+  if (stages.empty()) stages.emplace_back("", user);
+  return stages;
 }
 
 }  // namespace
@@ -196,27 +204,21 @@ Recipe load_recipe(const std::vector<std::string>& files, const std::vector<std:
 
   Recipe recipe;
   recipe.staged = !list.children.empty();
-  const std::string stem = fs::path(files.front()).stem().string();
-  const StageBuilder builder(overrides, list, stem);
-  for (int64_t i = recipe.staged ? 0 : -1; i < static_cast<int64_t>(list.children.size()); ++i) {
-    Node own = user;
-    if (i >= 0) {
-      Node entry = list.children[i];
-      const std::string name = stage_name(list, i);
-      erase(entry, "name");
-      if (const Node* run = entry.child("run")) refuse(*run, "run", "belongs to the whole recipe; set it above 'stages'");
-      merge(own, entry);
-      recipe.stages.push_back(make_stage(builder, own, i, missing, recipe.origins.emplace_back()));
-      recipe.stages.back().name = name;
-    } else {
-      recipe.stages.push_back(make_stage(builder, own, i, missing, recipe.origins.emplace_back()));
-      recipe.stages.back().name = recipe.stages.back().config.run.name;
+  const StageBuilder builder(overrides, list, fs::path(files.front()).stem().string());
+  for (const auto& [name, own] : split_stages(user, list)) {
+    const int64_t index = recipe.staged ? static_cast<int64_t>(recipe.stages.size()) : -1;
+    try {
+      recipe.stages.push_back(make_stage(builder, own, index, missing, recipe.origins.emplace_back()));
+    } catch (const Error& error) {
+      throw recipe.staged ? Error(error.code(), fmt::format("{} (in stage {})", error.what(), name)) : error;
     }
+    Stage& stage = recipe.stages.back();
+    stage.name = recipe.staged ? name : stage.config.run.name;
+    const RunConfig& first = recipe.stages.front().config.run;
+    FUSION_CHECK(stage.config.run.name == first.name && stage.config.run.dir == first.dir,
+                 "config: stage {}: run.name and run.dir belong to the whole recipe; set them without stages.{}", name, name);
   }
   recipe.name = recipe.stages.front().config.run.name;
-  for (const Stage& stage : recipe.stages)
-    FUSION_CHECK(stage.config.run.name == recipe.name && stage.config.run.dir == recipe.stages.front().config.run.dir,
-                 "config: stage {}: run.name and run.dir belong to the whole recipe; set them without stages.{}", stage.name, stage.name);
   recipe.text = print_recipe(recipe, PrintStyle::full);
   recipe.digest = recipe_digest(recipe);
   return recipe;

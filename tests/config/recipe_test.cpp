@@ -175,6 +175,7 @@ TEST_F(RecipeTest, MandatoryValues) {
   EXPECT_THAT(error(text), AllOf(HasSubstr("model.path ("), HasSubstr("run.yaml:5"), HasSubstr("vars.root ("), Not(HasSubstr("data.mixture"))));
   EXPECT_THAT(error(text, {"vars.root=/r"}), AllOf(HasSubstr("model.path"), Not(HasSubstr("vars.root"))));
   EXPECT_EQ(load(text, {"vars.root=/r", "model.path=/p"}).stages[0].config.data.mixture, "/r/m.json");
+  EXPECT_THAT(error("model:\n  path: ${oc.env:FUSION_TEST_NONE,???}\n"), HasSubstr("model.path ("));
   const Recipe kept = load_recipe({write(text)}, {}, Missing::keep);
   EXPECT_EQ(kept.stages[0].missing, (std::vector<std::string>{"model.path", "data.mixture"}));
   EXPECT_THAT(kept.text, AllOf(HasSubstr("  path: ???\n"), HasSubstr("  mixture: ???\n")));
@@ -232,6 +233,7 @@ TEST_F(RecipeTest, OverridesReachAllStagesOrOne) {
   EXPECT_THAT(error("stages: [{name: ../a}]\n"), HasSubstr("becomes a folder"));
   EXPECT_THAT(error("stages: [{name: a, run: {dir: x}}]\n"), HasSubstr("whole recipe"));
   EXPECT_THAT(error("stages: {name: a}\n"), HasSubstr("is a list"));
+  EXPECT_THAT(error(kStages, {"stages.two.card.heads=24"}), AllOf(HasSubstr("card.heads (24)"), HasSubstr("(in stage two)")));
   EXPECT_THAT(error("run: {name: a/b}\n"), HasSubstr("becomes a folder"));
 }
 
@@ -253,6 +255,7 @@ TEST_F(RecipeTest, ChoicesTakeOtherFilesOfAGroup) {
   EXPECT_EQ(window(bare, {"+model=large"}), 4);
   EXPECT_EQ(window(bare, {"++model=large"}), 4);
   EXPECT_EQ(window(run, {"++model=large"}), 4);
+  EXPECT_THAT(usage_error([&] { load_recipe({bare}, {"~data=mix"}); }), HasSubstr("no file of the group 'data'"));
   EXPECT_EQ(load_recipe({bare}, {"data=mix"}).stages[0].config.data.mixture, (folder_.path() / "data/mix.yaml").string());
   folder_.file("windows/five.yaml", "window: 5\n");
   EXPECT_EQ(window(bare, {"+windows@card=five"}), 5);
