@@ -1,0 +1,149 @@
+#include "fusion/infer/evaluate.h"
+
+#include "fusion/base/progress.h"
+#include "fusion/text/unicode.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <map>
+
+namespace fusion {
+namespace {
+
+/// Supervised tokens of each answer of a sample, in order. A question end starts the next answer.
+std::vector<int64_t> answer_lengths(const Batch& batch, int64_t sample) {
+  std::vector<int64_t> lengths;
+  for (int64_t i = batch.tokens.at[static_cast<size_t>(sample)]; i < batch.tokens.at[static_cast<size_t>(sample) + 1]; ++i) {
+    const int64_t label = batch.labels[static_cast<size_t>(i)];
+    if (label == kInstruct) lengths.push_back(0);
+    if (label >= 0) ++lengths.back();
+  }
+  return lengths;
+}
+
+/// Sums over the file, in double precision.
+class Sums {
+ public:
+  void add(const LossSums& sums) {
+    add(sums.ce, sums.ce_count, ce_, ce_count_);
+    add(sums.v2t, sums.v2t_count, v2t_, v2t_count_);
+    add(sums.t2v, sums.t2v_count, t2v_, t2v_count_);
+  }
+  void finish(const LossConfig& config, Evaluation& result) const {
+    result.ce = average(ce_, ce_count_);
+    result.v2t = average(v2t_, v2t_count_);
+    result.t2v = average(t2v_, t2v_count_);
+    result.loss = result.ce + config.dsm_weight * (result.v2t + result.t2v);  // parts that loss.dsm leaves out have no sum
+  }
+
+ private:
+  static void add(const at::Tensor& sum, int64_t items, double& total, int64_t& count) {
+    if (!sum.defined()) return;
+    total += sum.item<double>();
+    count += items;
+  }
+  static double average(double total, int64_t count) { return count == 0 ? 0.0 : total / static_cast<double>(count); }
+
+  double ce_ = 0, v2t_ = 0, t2v_ = 0;
+  int64_t ce_count_ = 0, v2t_count_ = 0, t2v_count_ = 0;
+};
+
+/// Counts right tokens and answers of a scored batch.
+void count_right(const Batch& batch, const FusionModel::Scored& scored, Evaluation& result) {
+  size_t row = 0;
+  for (int64_t b = 0; b < batch.size(); ++b)
+    for (const int64_t length : answer_lengths(batch, b)) {
+      bool exact = length > 0;
+      for (int64_t t = 0; t < length; ++t, ++row) {
+        if (row >= scored.sample.size() || scored.sample[row] != b)
+          fail(ExitCode::failure, "eval: sample '{}' was scored over fewer rows than it has supervised tokens", batch.ids[static_cast<size_t>(b)]);
+        const bool right = scored.predicted[row] == scored.expected[row];
+        result.tokens_right += right;
+        exact = exact && right;
+      }
+      ++result.answers;
+      result.exact += exact;
+    }
+  result.tokens += static_cast<int64_t>(scored.expected.size());
+}
+
+/// How often each answer follows each question text.
+using AnswerCounts = std::map<std::string, std::map<std::string, int64_t>>;
+
+int64_t commonest(const AnswerCounts& counts) {
+  int64_t sum = 0;
+  for (const auto& [question, answers] : counts)
+    sum += std::max_element(answers.begin(), answers.end(), [](const auto& a, const auto& b) { return a.second < b.second; })->second;
+  return sum;
+}
+
+bool neighbours_matter(const ModelConfig& config) {
+  const bool pads = config.tune.enabled && config.tune.pad_rows == PadRows::batch;
+  return pads || (config.decoder.rope_scaling == RopeScaling::longrope && config.decoder.longrope_by == LongropeBy::batch);
+}
+
+}  // namespace
+
+Json Evaluation::to_json() const {
+  return {{"loss", loss},
+          {"ce", ce},
+          {"v2t", v2t},
+          {"t2v", t2v},
+          {"exact_match", exact_match()},
+          {"baseline", baseline()},
+          {"token_accuracy", token_accuracy()},
+          {"samples", samples},
+          {"answers", answers},
+          {"tokens", tokens},
+          {"rejected", rejected.size()}};
+}
+
+std::vector<QuestionAnswer> question_answers(const Sample& sample) {
+  std::vector<QuestionAnswer> pairs;
+  for (size_t turn = !sample.turns.empty() && sample.turns[0].from == "gpt" ? 1 : 0; turn + 1 < sample.turns.size(); turn += 2) {
+    const std::string question = replace_all(sample.turns[turn].value, "<image>", "");
+    pairs.push_back({std::string(strip(question)), std::string(strip(sample.turns[turn + 1].value)), static_cast<int64_t>(turn)});
+  }
+  return pairs;
+}
+
+Evaluation evaluate(const FusionModel& model, std::shared_ptr<const Mixture> data, std::shared_ptr<const ConversationEncoder> encoder,
+                    const EvaluateOptions& options) {
+  const int64_t total = options.samples > 0 ? std::min(options.samples, data->size()) : data->size();
+  const int64_t batch = neighbours_matter(model.config()) ? 1 : options.batch;
+  SampleOptions samples = options.sample;
+  samples.over_length = OverLength::reject;
+  const auto plan = [total, batch](int64_t number) -> std::optional<std::vector<Loader::Item>> {
+    if (number * batch >= total) return std::nullopt;
+    std::vector<Loader::Item> items;
+    for (int64_t i = number * batch; i < std::min(total, (number + 1) * batch); ++i) items.push_back({i, i});
+    return items;
+  };
+  Loader loader(data, std::move(encoder), {.sample = samples, .workers = options.workers, .prefetch = 4}, plan, 0);
+
+  Evaluation result;
+  Sums sums;
+  AnswerCounts counts;
+  Progress progress(options.title, "samples", total);
+  while (auto loaded = loader.next()) {
+    const FusionModel::Scored scored = model.score(loaded->batch, {.query_len = options.query_len});
+    sums.add(scored.sums);
+    count_right(loaded->batch, scored, result);
+    result.samples += loaded->batch.size();
+    for (const int64_t position : loaded->batch.positions)
+      for (const auto& [question, answer, turn] : question_answers(data->sample(position))) ++counts[question][answer];
+    result.rejected.insert(result.rejected.end(), loaded->rejected.begin(), loaded->rejected.end());
+    progress.update(result.samples + static_cast<int64_t>(result.rejected.size()));
+  }
+  if (result.samples == 0) {
+    if (result.rejected.empty()) fail(ExitCode::data, "eval: the file has no samples");
+    fail(ExitCode::data, "eval: none of {} samples can be used; {}: sample '{}': {}", total, result.rejected[0].where, result.rejected[0].id,
+         result.rejected[0].reason);
+  }
+  sums.finish(model.config().loss, result);
+  result.commonest = commonest(counts);
+  return result;
+}
+
+}  // namespace fusion
