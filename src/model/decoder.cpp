@@ -150,8 +150,8 @@ at::Tensor Decoder::layer_forward(const DecoderLayer& layer, const at::Tensor& x
       cache->values[index].select(0, b).narrow(1, 0, length).copy_(qkv.v.narrow(0, start, length).transpose(0, 1));
     }
   }
-  const auto attended = x + layer.o_proj(attention(qkv, rows.samples));
-  return attended + mlp(layer, layer.post_attention_layernorm(attended));
+  const auto attended = layer.o_proj(attention(qkv, rows.samples)).add_(x);
+  return mlp(layer, layer.post_attention_layernorm(attended)).add_(attended);
 }
 
 at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const DecoderRows> rows, const at::Tensor& windows,

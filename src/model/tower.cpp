@@ -137,8 +137,8 @@ at::Tensor Tower::drop_pads(const TowerLayout& layout, const at::Tensor& x) cons
   return at::cat(kept);
 }
 
-// Attention of one layer over all sequences; q, k, v and the result are [rows, C].
-at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t index) const {
+// Attention of one layer over all sequences. qkv [rows, 3C]; the result is [rows, C].
+at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t index) const {
   const int64_t heads = config_.tower.num_attention_heads, C = config_.tower.hidden_size, size = C / heads, N = layout.image_rows;
   const double scale = std::pow(static_cast<double>(size), -0.5);
   const bool early = index < config_.early_layers(), pads = has_pads(layout, index);
@@ -147,31 +147,31 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& q, const at::
 
   std::vector<int64_t> sizes = {layout.plain * N};
   for (const auto& group : layout.groups) sizes.push_back(group.count * (N + group.text + (pads && group.pad ? 1 : 0)));
-  const auto qs = q.split_with_sizes(sizes), ks = k.split_with_sizes(sizes), vs = v.split_with_sizes(sizes);
+  const auto parts = qkv.split_with_sizes(sizes);
   Tensors mixed;
   if (layout.plain > 0) {
-    const auto shape = [&](const at::Tensor& t) { return t.view({layout.plain, N, heads, size}); };
-    mixed.push_back(attend(shape(qs[0]), shape(ks[0]), shape(vs[0]), scale, false).view({-1, C}));
+    mixed.push_back(attend_packed(parts[0].view({layout.plain, N, 3, heads, size}), scale).view({-1, C}));
   }
   int64_t weight_row = 0;
   for (size_t g = 0; g < layout.groups.size(); ++g) {
     const auto& group = layout.groups[g];
     const int64_t n = group.count, valid = N + group.text, length = sizes[g + 1] / n, words = length - N;
-    const auto shape = [&](const at::Tensor& t) { return t.view({n, length, heads, size}); };
-    const auto query = shape(qs[g + 1]), key = shape(ks[g + 1]).narrow(1, 0, valid), value = shape(vs[g + 1]).narrow(1, 0, valid);
+    const auto packed = parts[g + 1].view({n, length, 3, heads, size});
     const int64_t weight_length = N + group.text + (group.pad ? 1 : 0);
     const std::span<const float> weights(layout.row_weight.data() + weight_row, n * weight_length);
     weight_row += n * weight_length;
-    if (!early || mask == EarlyMask::none || words == 0) {
-      mixed.push_back(attend(query, key, value, scale, false).view({-1, C}));
+    if (!early || mask == EarlyMask::none || words == 0) {  // no pad rows here
+      mixed.push_back(attend_packed(packed, scale).view({-1, C}));
       continue;
     }
+    const auto guided = packed.unbind(2);  // each [n, length, heads, size]
+    const auto &query = guided[0], key = guided[1].narrow(1, 0, valid), value = guided[2].narrow(1, 0, valid);
     at::Tensor images, texts;
     if (mask == EarlyMask::released) {
       // Image queries see text keys; every text row takes the plain mean of all values, padded rows included.
       images = attend(query.narrow(1, 0, N), key, value, scale, false);  // [n, N, C]
-      const auto share = at::tensor(at::ArrayRef<float>(weights.data(), weights.size()), at::kFloat).to(v.device(), v.scalar_type()).view({n, 1, weight_length});
-      texts = at::bmm(share, vs[g + 1].view({n, length, C})).expand({n, words, C});
+      const auto share = at::tensor(at::ArrayRef<float>(weights.data(), weights.size()), at::kFloat).to(qkv.device(), qkv.scalar_type()).view({n, 1, weight_length});
+      texts = at::bmm(share, guided[2].flatten(2)).expand({n, words, C});
     } else {
       images = attend(query.narrow(1, 0, N), key.narrow(1, 0, N), value.narrow(1, 0, N), scale, false);
       texts = attend(query.narrow(1, N, words), key, value, scale, false);
@@ -183,8 +183,11 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& q, const at::
 
 at::Tensor Tower::block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index) const {
   const auto normal = layer.layer_norm1(x);
-  const auto attended = x + layer.out_proj(mix(layout, layer.q_proj(normal), layer.k_proj(normal), layer.v_proj(normal), index));
-  auto out = attended + layer.fc2(activate(layer.fc1(layer.layer_norm2(attended)), config_.tower.hidden_act));
+  // One product for q, k and v: the checkpoint has three weights.
+  const auto weight = at::cat({layer.q_proj.weight->value, layer.k_proj.weight->value, layer.v_proj.weight->value});
+  const auto bias = at::cat({layer.q_proj.bias->value, layer.k_proj.bias->value, layer.v_proj.bias->value});
+  const auto attended = layer.out_proj(mix(layout, at::linear(normal, weight, bias), index)).add_(x);
+  auto out = layer.fc2(activate(layer.fc1(layer.layer_norm2(attended)), config_.tower.hidden_act)).add_(attended);
   // After the last early layer nothing reads a pad row.
   if (has_pads(layout, index) && !has_pads(layout, index + 1)) out = drop_pads(layout, out);
   return out;

@@ -1,5 +1,6 @@
 #include "fusion/nn/layers.h"
 
+#include "fusion/nn/cpu_attention.h"
 #include "fusion/nn/functions.h"
 
 #include <ATen/ops/gelu.h>
@@ -41,9 +42,16 @@ Projector::Projector(const Scope& scope, int64_t in, int64_t out)
 at::Tensor Projector::operator()(const at::Tensor& x) const { return second(at::gelu(first(x))); }
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
+  if (cpu_attention_serves(q, k, v)) return cpu_attention(q, k, v, scale, causal).flatten(2);
   const auto out = at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {}, 0.0, causal, scale,
                                                     /*enable_gqa=*/q.size(2) != k.size(2));  // [n, heads, Lq, size]
   return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});           // [n, Lq, heads * size]
+}
+
+at::Tensor attend_packed(const at::Tensor& qkv, double scale) {
+  const auto parts = qkv.unbind(2);
+  if (cpu_attention_serves(parts[0], parts[1], parts[2])) return cpu_attention_packed(qkv, scale, false).flatten(2);
+  return attend(parts[0], parts[1], parts[2], scale, false);
 }
 
 }  // namespace fusion

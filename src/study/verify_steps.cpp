@@ -5,7 +5,7 @@
 
 namespace fusion {
 
-StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepContext& step) {
+StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepContext& step, const std::function<void()>& between) {
   TapePolicy policy;
   Tape tape(true, policy);
   const LossSums sums = model.losses(tape, batch, step);
@@ -21,6 +21,7 @@ StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepCo
   losses.v2t = mean(sums.v2t, sums.v2t_count, dsm);
   losses.t2v = mean(sums.t2v, sums.t2v_count, dsm);
   losses.total = losses.ce + dsm * (losses.v2t + losses.t2v);
+  if (between) between();
   tape.backward(seeds);
   return losses;
 }

@@ -12,7 +12,11 @@ struct StepLosses {
 };
 
 /// Forward and backward of one batch with the released averages; gradients are added to the parameters.
-StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepContext& step);
+/// `between` is called after the forward pass.
+StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepContext& step, const std::function<void()>& between = {});
+
+/// Rules of the reference runs: one rate for all, another for the tower.
+TrainConfig reference_rules(double base, double tower);
 
 void check_generation(const ModelCase& model_case, const FusionModel& model, VerifyReport& report);
 /// Trains a fresh copy of the case's model as curve.json says.

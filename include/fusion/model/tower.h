@@ -34,7 +34,7 @@ class Tower {
   at::Tensor patch_rows(const TowerLayout& layout, const at::Tensor& tiles) const;                          // [sequences, N, 3 p p]
   at::Tensor embed(const TowerLayout& layout, const at::Tensor& patches, const at::Tensor& text) const;     // hs[0]
   at::Tensor block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index) const;
-  at::Tensor mix(const TowerLayout& layout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t index) const;
+  at::Tensor mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t index) const;
   bool has_pads(const TowerLayout& layout, int64_t index) const;
   at::Tensor drop_pads(const TowerLayout& layout, const at::Tensor& x) const;
 

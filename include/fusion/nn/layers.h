@@ -50,7 +50,10 @@ struct Projector {
 };
 
 /// Multi-head attention of n segments of equal length. q [n, Lq, heads, size], k and v [n, Lk, kv heads, size]; kv heads divide heads.
-/// `causal` needs Lq == Lk. Returns [n, Lq, heads * size]. ATen picks the flash kernel where there is one.
+/// `causal` needs Lq == Lk. Returns [n, Lq, heads * size]. fp32 on a CPU takes our kernel, else ATen picks the flash kernel where there is one.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal);
+
+/// The same, all rows with all rows, for qkv [n, L, 3, heads, size].
+at::Tensor attend_packed(const at::Tensor& qkv, double scale);
 
 }  // namespace fusion

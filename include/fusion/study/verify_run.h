@@ -1,0 +1,30 @@
+// Finds reference cases below a folder, checks them in parallel processes and prints one table.
+#pragma once
+
+#include "fusion/base/json.h"
+#include "fusion/study/verify.h"
+
+namespace fusion {
+
+/// One unit of work: a case of kind model, or a whole folder of another kind.
+struct VerifyTask {
+  std::string kind;  // model, bench, text, image
+  fs::path path;
+};
+
+/// `folder` is a case, a folder with golden.json, or a folder of such folders. Throws a usage error when nothing is found or a kind is unknown.
+std::vector<VerifyTask> find_cases(const fs::path& folder);
+
+/// `tokenizers`: folder of the text cases' tokenizers; empty = data/tokenizers beside the reference data.
+VerifyReport run_case(const VerifyTask& task, const fs::path& tokenizers);
+
+/// Runs each task in a process of its own (this program with `verify PATH --json`), `jobs` at a time.
+VerifyReport run_cases(const std::vector<VerifyTask>& tasks, const fs::path& tokenizers, int jobs);
+
+Json report_json(const VerifyReport& report);
+VerifyReport parse_report(const Json& json);
+
+/// Aligned columns; `all` shows passes too. On a miss the first failing stage of each place is named. Last line "N passed, N failed, N skipped".
+std::string report_table(const VerifyReport& report, bool all);
+
+}  // namespace fusion

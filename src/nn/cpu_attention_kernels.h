@@ -1,0 +1,31 @@
+// The inner loops of cpu_attention: products of a block of kRows rows with whole matrices, and softmax over score rows. AVX-512 only.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+namespace fusion::kernels {
+
+inline constexpr int64_t kRows = 8;    // query rows per block: 8 x 3 accumulators fill the registers
+inline constexpr int64_t kLanes = 16;  // floats per vector
+inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+/// AVX-512F at run time.
+bool supported();
+
+/// out[r][j] = sum_c a[r][c] * bt[c][j] for kRows rows, j < columns (a multiple of kLanes), c < depth.
+void rows_times_transposed(const float* a, int64_t lda, const float* bt, int64_t ldb, int64_t depth, int64_t columns, float* out, int64_t ldo);
+
+/// out[r][c] = sum_j p[r][j] * m[j][c] for kRows rows, c < width (a multiple of kLanes), j < n.
+void rows_times_rows(const float* p, int64_t ldp, const float* m, int64_t width, int64_t n, float* out, int64_t ldo);
+
+/// out[j][c] += sum_r p[r][j] * x[r][c] for kRows rows, j < n, c < width.
+void add_outer(const float* p, int64_t ldp, const float* x, int64_t width, int64_t n, float* out, int64_t ldo);
+
+/// In place: row[j] = exp(row[j] - max) for j < n, 0 for n <= j < end. Returns log of the sum plus max, and the sum.
+std::pair<float, float> softmax_row(float* row, int64_t n, int64_t end);
+
+/// In place: weights[j] = exp(weights[j] - log_sum), slopes[j] = weights[j] * (slopes[j] - delta) for j < n, both 0 up to `end`.
+void softmax_backward_row(float* weights, float* slopes, int64_t n, int64_t end, float log_sum, float delta);
+
+}  // namespace fusion::kernels
