@@ -125,22 +125,22 @@ struct Palette {
   std::array<std::array<uint8_t, 3>, 256> rgb{};  // black beyond the file's colours
   // Black and white in 2 colours, or a grey ramp, make Pillow forget the palette and read indices of this many bits, whatever the header says.
   uint32_t index_bits = 0;
+  bool grey = true;
 };
 
 Palette read_palette(Bytes file, const Header& header) {
   Palette palette;
-  bool grey = true;
   const int64_t step = header.colors == 2 ? 255 : 1;
   for (int64_t i = 0; i < header.colors; ++i) {
     const size_t at = header.palette + header.palette_entry * static_cast<size_t>(i);
     need(file, at, 3);
     for (size_t c = 0; c < 3; ++c) {
       palette.rgb[static_cast<size_t>(i)][c] = byte_at(file, at + 2 - c);
-      grey = grey && byte_at(file, at + 2 - c) == i * step;
+      palette.grey = palette.grey && byte_at(file, at + 2 - c) == i * step;
     }
   }
-  palette.index_bits = !grey ? header.bits : header.colors == 2 ? 1 : 8;
-  if (grey && header.colors != 2)
+  palette.index_bits = !palette.grey ? header.bits : header.colors == 2 ? 1 : 8;
+  if (palette.grey && header.colors != 2)
     for (size_t i = 0; i < 256; ++i) palette.rgb[i].fill(static_cast<uint8_t>(i));
   return palette;
 }
@@ -169,10 +169,11 @@ std::vector<uint8_t> read_runs(Bytes file, const Header& header) {
     } else if (value == 1) {
       fail(ExitCode::data, "image: BMP: {} of {} pixels before the end mark", out.size(), wanted);
     } else if (value == 2) {
-      need(file, at, 2);
-      put(byte_at(file, at) + width * byte_at(file, at + 1), [](size_t) { return uint8_t{0}; });
+      // Pillow 11 drops the two bytes of the jump and takes the next two for it.
+      need(file, at, 4);
+      put(byte_at(file, at + 2) + width * byte_at(file, at + 3), [](size_t) { return uint8_t{0}; });
       x = out.size() % width;
-      at += 2;
+      at += 4;
     } else {
       const size_t bytes = nibbles ? value / 2 : value;
       need(file, at, bytes);
@@ -194,7 +195,7 @@ void decode_indexed(Bytes file, const Header& header, Image& image) {
   std::vector<uint8_t> runs;
   const bool packed = header.compression == raw;
   if (!packed) {
-    if (palette.index_bits == 1 && header.bits != 1) fail(ExitCode::data, "image: BMP: run-length coding with a black and white palette");
+    if (palette.index_bits == 1 && palette.grey) fail(ExitCode::data, "image: BMP: run-length coding with a black and white palette");
     runs = read_runs(file, header);
   }
   const size_t bits = packed ? palette.index_bits : 8;

@@ -14,6 +14,9 @@ inline uint32_t little32(Bytes file, size_t at) { return little16(file, at) | li
 inline uint32_t big16(Bytes file, size_t at) { return uint32_t{byte_at(file, at)} << 8 | byte_at(file, at + 1); }
 inline uint32_t big32(Bytes file, size_t at) { return big16(file, at) << 16 | big16(file, at + 2); }
 
+/// A usage error unless the bytes are as many as the sides say.
+void check_image(const Image& image);
+
 /// Unsigned as in the headers: what is zero or too large is refused by decode.cpp before anything is allocated.
 struct ImageSize {
   int64_t width = 0, height = 0;

@@ -89,6 +89,12 @@ ImageSize checked_size(const Codec& codec, Bytes file, const DecodeOptions& opti
 
 }  // namespace
 
+void check_image(const Image& image) {
+  FUSION_CHECK(
+      image.width > 0 && image.height > 0 && image.rgb.size() == size_t{3} * static_cast<size_t>(image.width) * static_cast<size_t>(image.height),
+      "image: {} bytes for a picture of {}x{}", image.rgb.size(), image.width, image.height);
+}
+
 Image decode_image(Bytes file, const DecodeOptions& options) {
   const Codec& codec = recognise(file);
   const ImageSize size = checked_size(codec, file, options);

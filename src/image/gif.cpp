@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include <gif_lib.h>
 
@@ -114,6 +115,11 @@ int read_bytes(GifFileType* gif, GifByteType* out, int count) {
   return static_cast<int>(size);
 }
 
+std::string reason(int error) {
+  const char* text = GifErrorString(error);
+  return text ? text : "broken block structure";
+}
+
 struct CloseGif {
   void operator()(GifFileType* gif) const { DGifCloseFile(gif, nullptr); }
 };
@@ -133,6 +139,48 @@ bool seek_first_frame(GifFileType* gif) {
   }
 }
 
+// The frame's indices in file order. giflib unpacks the codes; their strings are put together here, as giflib's own decoder lets
+// impossible codes pass.
+std::vector<uint8_t> read_indices(GifFileType* gif, int clear_code, size_t wanted) {
+  struct Entry {
+    uint16_t prefix;
+    uint8_t first, last;
+  };
+  constexpr int room = 4096;
+  std::vector<Entry> table(room);
+  for (int i = 0; i < clear_code; ++i) table[static_cast<size_t>(i)] = {0, static_cast<uint8_t>(i), static_cast<uint8_t>(i)};
+  const auto string_of = [&](int code, std::vector<uint8_t>& reversed) {
+    for (; code > clear_code; code = table[static_cast<size_t>(code)].prefix) reversed.push_back(table[static_cast<size_t>(code)].last);
+    reversed.push_back(table[static_cast<size_t>(code)].last);
+  };
+
+  std::vector<uint8_t> indices, reversed;
+  indices.reserve(wanted);
+  int next = clear_code + 2, previous = -1;
+  while (indices.size() < wanted) {
+    int code;
+    if (DGifGetLZCodes(gif, &code) == GIF_ERROR) fail(ExitCode::data, "image: GIF: {}", reason(gif->Error));
+    if (code < 0) fail(ExitCode::data, "image: GIF: {} of {} pixels", indices.size(), wanted);
+    if (code == clear_code) {
+      next = clear_code + 2, previous = -1;
+      continue;
+    }
+    if (code > next || (previous < 0 && code > clear_code))
+      fail(ExitCode::data, "image: GIF: impossible code {} after {} pixels", code, indices.size());
+    if (previous >= 0 && next < room) {
+      const uint8_t first = table[static_cast<size_t>(previous)].first;
+      // A code may name the very entry that it makes: the previous string and its own first index.
+      table[static_cast<size_t>(next)] = {static_cast<uint16_t>(previous), first, code == next ? first : table[static_cast<size_t>(code)].first};
+      ++next;
+    }
+    reversed.clear();
+    string_of(code, reversed);
+    indices.insert(indices.end(), reversed.rbegin(), reversed.rend());
+    previous = code;
+  }
+  return indices;
+}
+
 }  // namespace
 
 ImageSize gif_size(Bytes file) { return walk(file).canvas; }
@@ -144,30 +192,24 @@ void decode_gif(Bytes file, Image& image) {
   Source source{file};
   int error = 0;
   const std::unique_ptr<GifFileType, CloseGif> gif(DGifOpen(&source, read_bytes, &error));
-  if (!gif) fail(ExitCode::data, "image: GIF: {}", GifErrorString(error));
-  const auto broken = [&] {
-    const char* text = GifErrorString(gif->Error);
-    fail(ExitCode::data, "image: GIF: {}", text ? text : "broken picture data");
-  };
-  if (!seek_first_frame(gif.get())) broken();
+  if (!gif) fail(ExitCode::data, "image: GIF: {}", reason(error));
+  if (!seek_first_frame(gif.get())) fail(ExitCode::data, "image: GIF: {}", reason(gif->Error));
+  const int clear_code = 1 << byte_at(file, layout.local_palette + 3 * layout.local_colors);
+  const std::vector<uint8_t> indices = read_indices(gif.get(), clear_code, static_cast<size_t>(layout.width * layout.height));
 
   const auto paint = [&](int64_t x, int64_t y, uint8_t index) {
     std::memcpy(&image.rgb[static_cast<size_t>(3 * (y * image.width + x))], palette[index].data(), 3);
   };
   for (int64_t y = 0; y < image.height; ++y)
     for (int64_t x = 0; x < image.width; ++x) paint(x, y, layout.transparent.value_or(0));
-
-  std::vector<GifPixelType> row(static_cast<size_t>(layout.width));
-  const auto read_row = [&](int64_t y) {
-    if (DGifGetLine(gif.get(), row.data(), static_cast<int>(layout.width)) == GIF_ERROR) broken();
-    for (int64_t x = 0; x < layout.width; ++x) paint(layout.left + x, layout.top + y, row[static_cast<size_t>(x)]);
-  };
+  auto index = indices.begin();
   struct Pass {
     int64_t first, step;
   };
   const std::vector<Pass> passes = layout.interlaced ? std::vector<Pass>{{0, 8}, {4, 8}, {2, 4}, {1, 2}} : std::vector<Pass>{{0, 1}};
   for (const auto& [first, step] : passes)
-    for (int64_t y = first; y < layout.height; y += step) read_row(y);
+    for (int64_t y = first; y < layout.height; y += step)
+      for (int64_t x = 0; x < layout.width; ++x) paint(layout.left + x, layout.top + y, *index++);
 }
 
 }  // namespace fusion

@@ -191,6 +191,8 @@ bool compress(Encoder& encoder, const Image& image, int quality) {
 }  // namespace
 
 std::string encode_jpeg(const Image& image, int quality) {
+  check_image(image);
+  FUSION_CHECK(quality >= 1 && quality <= 100, "image: JPEG quality {}; 1 to 100", quality);
   Encoder encoder;
   encoder.info.err = install(encoder.errors);
   if (!compress(encoder, image, quality)) fail(ExitCode::data, "image: writing JPEG of {}x{}: {}", image.width, image.height, encoder.errors.message);

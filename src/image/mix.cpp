@@ -56,6 +56,7 @@ void pack_avx2(const int32_t* weights, int32_t* words) {
 __attribute__((target("avx2"))) void block_avx2(const Taps& taps, size_t at, uint8_t* out) {
   const __m256i zero = _mm256_setzero_si256();
   __m256i low[4], high[4];
+#pragma GCC unroll 16
   for (int k = 0; k < 4; ++k) low[k] = _mm256_set1_epi32(kHalf), high[k] = zero;
   const uint8_t* row = taps.rows + at;
   const int32_t* words = taps.packed;
@@ -66,11 +67,13 @@ __attribute__((target("avx2"))) void block_avx2(const Taps& taps, size_t at, uin
     const __m256i pairs[4] = {_mm256_unpacklo_epi8(ab[0], zero), _mm256_unpackhi_epi8(ab[0], zero), _mm256_unpacklo_epi8(ab[1], zero),
                               _mm256_unpackhi_epi8(ab[1], zero)};
     const __m256i l = _mm256_set1_epi32(words[0]), h = _mm256_set1_epi32(words[1]);
+#pragma GCC unroll 16
     for (int k = 0; k < 4; ++k) {
       low[k] = _mm256_add_epi32(low[k], _mm256_madd_epi16(pairs[k], l));
       high[k] = _mm256_add_epi32(high[k], _mm256_madd_epi16(pairs[k], h));
     }
   }
+#pragma GCC unroll 16
   for (int k = 0; k < 4; ++k) low[k] = _mm256_srai_epi32(_mm256_add_epi32(low[k], _mm256_slli_epi32(high[k], 11)), kWeightBits);
   const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(low[0], low[1]), _mm256_packs_epi32(low[2], low[3]));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
@@ -81,6 +84,7 @@ void mix_avx2(const Taps& taps, uint8_t* out, size_t length) { mix_blocks<block_
 // AVX-512 VNNI: a weight is three signed bytes; one instruction multiplies four rows and adds.
 void pack_avx512(const int32_t* weights, int32_t* words) {
   uint32_t digits[3] = {};
+#pragma GCC unroll 16
   for (int k = 0; k < 4; ++k) {
     int32_t rest = weights[k];
     for (uint32_t& word : digits) {
@@ -99,6 +103,7 @@ void pack_avx512(const int32_t* weights, int32_t* words) {
 __attribute__((target("avx512f,avx512bw,avx512vnni"))) void block_avx512(const Taps& taps, size_t at, uint8_t* out) {
   const __m512i zero = _mm512_setzero_si512();
   __m512i sum[3][4];  // by digit
+#pragma GCC unroll 16
   for (int k = 0; k < 4; ++k) sum[0][k] = _mm512_set1_epi32(kHalf), sum[1][k] = sum[2][k] = zero;
   const uint8_t* row = taps.rows + at;
   const int32_t* words = taps.packed;
@@ -110,11 +115,14 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) void block_avx512(const T
     const __m512i ab[2] = {_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)}, cd[2] = {_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)};
     const __m512i quads[4] = {_mm512_unpacklo_epi16(ab[0], cd[0]), _mm512_unpackhi_epi16(ab[0], cd[0]), _mm512_unpacklo_epi16(ab[1], cd[1]),
                               _mm512_unpackhi_epi16(ab[1], cd[1])};
+#pragma GCC unroll 16
     for (int digit = 0; digit < 3; ++digit) {
       const __m512i w = _mm512_set1_epi32(words[digit]);
+#pragma GCC unroll 16
       for (int k = 0; k < 4; ++k) sum[digit][k] = _mm512_dpbusd_epi32(sum[digit][k], quads[k], w);
     }
   }
+#pragma GCC unroll 16
   for (int k = 0; k < 4; ++k) {
     const __m512i upper = _mm512_add_epi32(sum[1][k], _mm512_slli_epi32(sum[2][k], 8));
     sum[0][k] = _mm512_srai_epi32(_mm512_add_epi32(sum[0][k], _mm512_slli_epi32(upper, 8)), kWeightBits);
@@ -129,14 +137,19 @@ void mix_avx512(const Taps& taps, uint8_t* out, size_t length) { mix_blocks<bloc
 // 16 x 16 bytes: four rounds of unpacking rows r and r + 8.
 void transpose_16x16(const uint8_t* from, ptrdiff_t from_stride, uint8_t* to, ptrdiff_t to_stride) {
   __m128i rows[16], next[16];
+#pragma GCC unroll 16
   for (int r = 0; r < 16; ++r) rows[r] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + r * from_stride));
+#pragma GCC unroll 16
   for (int round = 0; round < 4; ++round) {
+#pragma GCC unroll 16
     for (int r = 0; r < 8; ++r) {
       next[2 * r] = _mm_unpacklo_epi8(rows[r], rows[r + 8]);
       next[2 * r + 1] = _mm_unpackhi_epi8(rows[r], rows[r + 8]);
     }
-    std::copy_n(next, 16, rows);
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) rows[r] = next[r];
   }
+#pragma GCC unroll 16
   for (int r = 0; r < 16; ++r) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + r * to_stride), rows[r]);
 }
 
@@ -158,10 +171,10 @@ Simd best_simd() {
 }
 
 const MixKernel& mix_kernel(Simd simd) {
-  static constexpr MixKernel plain{1, 1, INT32_MAX, pack_plain, mix_plain};
+  static constexpr MixKernel plain{1, 1, pack_plain, mix_plain};
 #if defined(__x86_64__)
-  static constexpr MixKernel avx2{2, 2, 32767 << 11, pack_avx2, mix_avx2};
-  static constexpr MixKernel avx512{4, 3, 127 << 16, pack_avx512, mix_avx512};
+  static constexpr MixKernel avx2{2, 2, pack_avx2, mix_avx2};
+  static constexpr MixKernel avx512{4, 3, pack_avx512, mix_avx512};
   if (simd == Simd::avx2) return avx2;
   if (simd == Simd::avx512) return avx512;
 #endif
@@ -173,8 +186,11 @@ void transpose(const uint8_t* from, ptrdiff_t from_stride, int rows, int columns
   int whole_rows = 0, whole_columns = 0;
 #if defined(__x86_64__)
   whole_rows = rows & ~15, whole_columns = columns & ~15;
-  for (int c = 0; c < whole_columns; c += 16)
-    for (int r = 0; r < whole_rows; r += 16) transpose_16x16(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+  // Blocks of a cache line's width: each line of `from` is read once, whatever its stride does to the cache's sets.
+  for (int block = 0; block < whole_columns; block += 64)
+    for (int r = 0; r < whole_rows; r += 16)
+      for (int c = block; c < std::min(block + 64, whole_columns); c += 16)
+        transpose_16x16(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
 #endif
   for (int r = 0; r < rows; ++r)
     for (int c = r < whole_rows ? whole_columns : 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];

@@ -22,9 +22,7 @@ struct Taps {
 struct MixKernel {
   int group = 1;  // weights per packed unit
   int words = 1;  // 32-bit words per packed unit
-  /// Largest absolute weight that packs.
-  int32_t limit = INT32_MAX;
-  /// Packs `group` weights.
+  /// Packs `group` weights. None exceeds 9/8 (two input positions, enlarged without end), so that its parts fit.
   void (*pack)(const int32_t* weights, int32_t* words);
   /// out[i] = clip to 0..255 of (2^21 + sum of weight * row[i]) >> 22, for i < length; arithmetic modulo 2^32.
   void (*mix)(const Taps& taps, uint8_t* out, size_t length);

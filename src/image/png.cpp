@@ -144,6 +144,7 @@ bool write(Writer& writer, const Image& image) {
 }  // namespace
 
 std::string encode_png(const Image& image) {
+  check_image(image);
   Writer writer;
   writer.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &writer, on_write_error, nullptr);
   writer.info = writer.png ? png_create_info_struct(writer.png) : nullptr;
