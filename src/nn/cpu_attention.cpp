@@ -21,8 +21,8 @@ using kernels::kRows;
 struct Shape {
   int64_t n, q_rows, k_rows, heads, kv_heads, size;
   int64_t group() const { return heads / kv_heads; }
-  int64_t columns() const { return kernels::padded(k_rows); }  // scores of one row, padded
-  int64_t width() const { return kernels::padded(size); }      // one head, padded
+  int64_t columns() const { return kernels::padded(k_rows, kernels::kTile); }  // scores of one row, padded
+  int64_t width() const { return kernels::padded(size, kernels::kLanes); }  // one head, padded
 };
 
 Shape shape_of(const at::Tensor& q, const at::Tensor& k) { return {q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3)}; }
@@ -35,19 +35,7 @@ struct Rows {
 Rows head(const at::Tensor& t, int64_t n, int64_t h) { return {t.data_ptr<float>() + n * t.stride(0) + h * t.stride(2), t.stride(1)}; }
 
 void pack_rows(Rows from, int64_t first, int64_t count, int64_t size, int64_t width, float scale, float* to) {
-  for (int64_t r = 0; r < count; ++r) {
-    const float* row = from.data + (first + r) * from.stride;
-    for (int64_t c = 0; c < size; ++c) to[r * width + c] = row[c] * scale;
-    std::fill(to + r * width + size, to + (r + 1) * width, 0.0F);
-  }
-}
-
-void pack_transposed(Rows from, int64_t count, int64_t size, int64_t columns, float* to) {
-  for (int64_t c = 0; c < size; ++c) {
-    float* row = to + c * columns;
-    for (int64_t r = 0; r < count; ++r) row[r] = from.data[r * from.stride + c];
-    std::fill(row + count, row + columns, 0.0F);
-  }
+  for (int64_t r = 0; r < count; ++r) kernels::copy_row(from.data + (first + r) * from.stride, size, scale, to + r * width, width);
 }
 
 // Rows of a block that exist, and the keys its last row sees.
@@ -64,82 +52,93 @@ int64_t seen(const Block& block, int64_t r, bool causal) { return causal ? std::
 void forward_head(const Shape& shape, Rows q, Rows k, Rows v, Rows out, float* lse, float scale, bool causal, std::vector<float>& scratch) {
   const int64_t columns = shape.columns(), width = shape.width();
   scratch.resize(shape.size * columns + shape.k_rows * width + kRows * (columns + 2 * width));
-  float* keys = scratch.data();                     // [size, columns]
+  float* keys = scratch.data();                     // tiles of [size, columns]
   float* values = keys + shape.size * columns;      // [k_rows, width]
   float* scores = values + shape.k_rows * width;    // [kRows, columns]
   float* queries = scores + kRows * columns;        // [kRows, width]
   float* result = queries + kRows * width;          // [kRows, width]
-  pack_transposed(k, shape.k_rows, shape.size, columns, keys);
+  kernels::pack_tiles(k.data, k.stride, shape.k_rows, shape.size, keys);
   pack_rows(v, 0, shape.k_rows, shape.size, width, 1.0F, values);
   std::fill(queries, queries + kRows * width, 0.0F);
   for (int64_t first = 0; first < shape.q_rows; first += kRows) {
     const Block block = block_at(shape, first, causal);
     pack_rows(q, first, block.rows, shape.size, width, scale, queries);
-    kernels::rows_times_transposed(queries, width, keys, columns, shape.size, kernels::padded(block.keys), scores, columns);
+    const int64_t wide = kernels::padded(block.keys, kernels::kTile);
+    kernels::rows_times_tiles(queries, width, keys, shape.size, wide, scores, columns);
     float inverse[kRows];
     for (int64_t r = 0; r < kRows; ++r) {
-      const auto [log_sum, sum] = kernels::softmax_row(scores + r * columns, seen(block, std::min(r, block.rows - 1), causal), kernels::padded(block.keys));
+      const auto [log_sum, sum] = kernels::softmax_row(scores + r * columns, seen(block, std::min(r, block.rows - 1), causal), wide);
       inverse[r] = 1.0F / sum;
       if (r < block.rows) lse[first + r] = log_sum;
     }
-    kernels::rows_times_rows(scores, columns, values, width, block.keys, result, width);
-    for (int64_t r = 0; r < block.rows; ++r)
-      for (int64_t c = 0; c < shape.size; ++c) out.data[(first + r) * out.stride + c] = result[r * width + c] * inverse[r];
+    std::fill(result, result + kRows * width, 0.0F);
+    kernels::add_product(scores, columns, values, width, block.keys, result, width);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      kernels::copy_row(result + r * width, width, inverse[r], result + r * width, width);
+      std::copy_n(result + r * width, shape.size, out.data + (first + r) * out.stride);
+    }
   }
 }
 
-// All query heads that share one key head, in order, so that the sums over them are deterministic.
-void backward_group(const Shape& shape, const at::Tensor& q, const at::Tensor& out, const at::Tensor& to_out, const at::Tensor& lse, const at::Tensor& to_q, Rows k, Rows v,
-                    Rows to_k, Rows to_v, int64_t n, int64_t kv_head, float scale, bool causal, std::vector<float>& scratch) {
-  const int64_t columns = shape.columns(), width = shape.width(), k_rows = shape.k_rows, size = shape.size;
-  scratch.assign(2 * size * columns + 3 * k_rows * width + kRows * (2 * columns + 3 * width), 0.0F);
-  float* keys_t = scratch.data();                  // [size, columns]
-  float* values_t = keys_t + size * columns;       // [size, columns]
-  float* keys = values_t + size * columns;         // [k_rows, width]
-  float* sum_k = keys + k_rows * width;            // [k_rows, width]
-  float* sum_v = sum_k + k_rows * width;           // [k_rows, width]
-  float* weights = sum_v + k_rows * width;         // [kRows, columns]
-  float* slopes = weights + kRows * columns;       // [kRows, columns]
-  float* queries = slopes + kRows * columns;       // [kRows, width]
-  float* gradients = queries + kRows * width;      // [kRows, width]
-  float* result = gradients + kRows * width;       // [kRows, width]
-  pack_transposed(k, k_rows, size, columns, keys_t);
-  pack_transposed(v, k_rows, size, columns, values_t);
-  pack_rows(k, 0, k_rows, size, width, 1.0F, keys);
-  for (int64_t h = kv_head * shape.group(); h < (kv_head + 1) * shape.group(); ++h) {
-    const Rows q_rows = head(q, n, h), o_rows = head(out, n, h), g_rows = head(to_out, n, h), to_q_rows = head(to_q, n, h);
-    const float* log_sums = lse.data_ptr<float>() + (n * shape.heads + h) * shape.q_rows;
-    for (int64_t first = 0; first < shape.q_rows; first += kRows) {
-      const Block block = block_at(shape, first, causal);
-      const int64_t wide = kernels::padded(block.keys);
-      std::fill(queries, queries + 2 * kRows * width, 0.0F);  // rows beyond the end add nothing
-      pack_rows(q_rows, first, block.rows, size, width, scale, queries);
-      pack_rows(g_rows, first, block.rows, size, width, 1.0F, gradients);
-      kernels::rows_times_transposed(queries, width, keys_t, columns, size, wide, weights, columns);
-      kernels::rows_times_transposed(gradients, width, values_t, columns, size, wide, slopes, columns);
+// One head's rows packed for the backward walk, [rows padded to kRows, width] each.
+struct PackedRows {
+  std::vector<float> queries, gradients, to_q, deltas;  // deltas [rows]: dO . O
+
+  void pack(const Shape& shape, Rows q, Rows out, Rows to_out, float scale) {
+    const int64_t rows = kernels::padded(shape.q_rows, kRows), width = shape.width();
+    queries.assign(rows * width, 0.0F);  // rows beyond the end add nothing
+    gradients.assign(rows * width, 0.0F);
+    to_q.assign(rows * width, 0.0F);
+    deltas.assign(rows, 0.0F);
+    pack_rows(q, 0, shape.q_rows, shape.size, width, scale, queries.data());
+    pack_rows(to_out, 0, shape.q_rows, shape.size, width, 1.0F, gradients.data());
+    for (int64_t r = 0; r < shape.q_rows; ++r)
+      for (int64_t c = 0; c < shape.size; ++c) deltas[r] += gradients[r * width + c] * out.data[r * out.stride + c];
+  }
+};
+
+// One key head packed, and the sums of its gradients over all query heads that share it.
+struct PackedKeys {
+  std::vector<float> key_tiles, value_tiles, keys, to_k, to_v;
+
+  void pack(const Shape& shape, Rows k, Rows v) {
+    const int64_t columns = shape.columns(), width = shape.width();
+    key_tiles.resize(shape.size * columns);
+    value_tiles.resize(shape.size * columns);
+    keys.assign(columns * width, 0.0F);
+    to_k.assign(columns * width, 0.0F);
+    to_v.assign(columns * width, 0.0F);
+    kernels::pack_tiles(k.data, k.stride, shape.k_rows, shape.size, key_tiles.data());
+    kernels::pack_tiles(v.data, v.stride, shape.k_rows, shape.size, value_tiles.data());
+    pack_rows(k, 0, shape.k_rows, shape.size, width, 1.0F, keys.data());
+  }
+};
+
+// Key tiles outside, row blocks inside: a tile's keys, values and gradients stay in the first cache level while all rows pass.
+void backward_head(const Shape& shape, PackedRows& rows, PackedKeys& packed, const float* log_sums, bool causal) {
+  constexpr int64_t kTile = kernels::kTile;
+  const int64_t width = shape.width();
+  float weights[kRows * kTile], slopes[kRows * kTile];
+  for (int64_t key = 0; key < shape.k_rows; key += kTile) {
+    const int64_t first_row = causal ? key / kRows * kRows : 0;  // earlier rows see none of these keys
+    for (int64_t first = first_row; first < shape.q_rows; first += kRows) {
+      const float *queries = rows.queries.data() + first * width, *gradients = rows.gradients.data() + first * width;
+      kernels::rows_times_tiles(queries, width, packed.key_tiles.data() + key * shape.size, shape.size, kTile, weights, kTile);
+      kernels::rows_times_tiles(gradients, width, packed.value_tiles.data() + key * shape.size, shape.size, kTile, slopes, kTile);
       for (int64_t r = 0; r < kRows; ++r) {
-        float* weight_row = weights + r * columns;
-        float* slope_row = slopes + r * columns;
-        if (r >= block.rows) {
-          std::fill(weight_row, weight_row + wide, 0.0F);
-          std::fill(slope_row, slope_row + wide, 0.0F);
-          continue;
-        }
-        float delta = 0;  // dO . O
-        for (int64_t c = 0; c < size; ++c) delta += g_rows.data[(first + r) * g_rows.stride + c] * o_rows.data[(first + r) * o_rows.stride + c];
-        kernels::softmax_backward_row(weight_row, slope_row, seen(block, r, causal), wide, log_sums[first + r], delta);
+        const int64_t row = first + r, end = row >= shape.q_rows ? 0 : (causal ? std::min(shape.k_rows, row + 1) : shape.k_rows);
+        kernels::softmax_backward_row(weights + r * kTile, slopes + r * kTile, std::clamp<int64_t>(end - key, 0, kTile), kTile,
+                                      row < shape.q_rows ? log_sums[row] : 0.0F, rows.deltas[row]);
       }
-      kernels::rows_times_rows(slopes, columns, keys, width, block.keys, result, width);
-      for (int64_t r = 0; r < block.rows; ++r)
-        for (int64_t c = 0; c < size; ++c) to_q_rows.data[(first + r) * to_q_rows.stride + c] = result[r * width + c] * scale;
-      kernels::add_outer(weights, columns, gradients, width, block.keys, sum_v, width);
-      kernels::add_outer(slopes, columns, queries, width, block.keys, sum_k, width);  // queries hold the scale already
+      kernels::add_product(slopes, kTile, packed.keys.data() + key * width, width, kTile, rows.to_q.data() + first * width, width);
+      kernels::add_outer(weights, kTile, gradients, width, kTile, packed.to_v.data() + key * width, width);
+      kernels::add_outer(slopes, kTile, queries, width, kTile, packed.to_k.data() + key * width, width);  // queries hold the scale already
     }
   }
-  for (int64_t j = 0; j < k_rows; ++j) {
-    std::copy_n(sum_k + j * width, size, to_k.data + j * to_k.stride);
-    std::copy_n(sum_v + j * width, size, to_v.data + j * to_v.stride);
-  }
+}
+
+void unpack_rows(const std::vector<float>& from, int64_t count, int64_t size, int64_t width, Rows to) {
+  for (int64_t r = 0; r < count; ++r) std::copy_n(from.data() + r * width, size, to.data + r * to.stride);
 }
 
 struct Forward {
@@ -165,11 +164,19 @@ void attention_backward(const at::Tensor& q, const at::Tensor& k, const at::Tens
   const Shape shape = shape_of(q, k);
   const auto to_out = gradient.stride(3) == 1 ? gradient : gradient.contiguous();
   at::parallel_for(0, shape.n * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch;
+    PackedRows rows;
+    PackedKeys keys;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task / shape.kv_heads, h = task % shape.kv_heads;
-      backward_group(shape, q, made.out, to_out, made.lse, to_q, head(k, n, h), head(v, n, h), head(to_k, n, h), head(to_v, n, h), n, h, static_cast<float>(scale), causal,
-                     scratch);
+      const int64_t n = task / shape.kv_heads, kv_head = task % shape.kv_heads;
+      keys.pack(shape, head(k, n, kv_head), head(v, n, kv_head));
+      for (int64_t h = kv_head * shape.group(); h < (kv_head + 1) * shape.group(); ++h) {  // in order: the sums are deterministic
+        rows.pack(shape, head(q, n, h), head(made.out, n, h), head(to_out, n, h), static_cast<float>(scale));
+        backward_head(shape, rows, keys, made.lse.data_ptr<float>() + (n * shape.heads + h) * shape.q_rows, causal);
+        for (float& x : rows.to_q) x *= static_cast<float>(scale);
+        unpack_rows(rows.to_q, shape.q_rows, shape.size, shape.width(), head(to_q, n, h));
+      }
+      unpack_rows(keys.to_k, shape.k_rows, shape.size, shape.width(), head(to_k, n, kv_head));
+      unpack_rows(keys.to_v, shape.k_rows, shape.size, shape.width(), head(to_v, n, kv_head));
     }
   });
 }

@@ -8,6 +8,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #define FUSION_AVX512 __attribute__((target("avx512f")))
+// Sums stay in registers only when no index is a variable.
+#define FUSION_UNROLL _Pragma("GCC unroll 8")
 
 namespace fusion::kernels {
 namespace {
@@ -17,67 +19,64 @@ FUSION_AVX512 inline __m512 exp16(__m512 x) {
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504F)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375F), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4F), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4F);
-  for (const float c : {1.3981999507e-3F, 8.3334519073e-3F, 4.1665795894e-2F, 1.6666665459e-1F, 5.0000001201e-1F}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.9875691500e-4F), r, _mm512_set1_ps(1.3981999507e-3F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1F));
   p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0F)));
   return _mm512_scalef_ps(p, n);
 }
 
 FUSION_AVX512 inline __mmask16 lanes_below(int64_t n) { return n >= kLanes ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << n) - 1U); }
 
-template <int V>
-FUSION_AVX512 void score_tile(const float* a, int64_t lda, const float* bt, int64_t ldb, int64_t depth, float* out, int64_t ldo) {
+FUSION_AVX512 void score_tile(const float* a, int64_t lda, const float* tile, int64_t depth, float* out, int64_t ldo) {
+  constexpr int V = kTile / kLanes;
   __m512 sum[kRows][V];
-  for (auto& row : sum)
-    for (auto& s : row) s = _mm512_setzero_ps();
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
+    FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_setzero_ps();
   for (int64_t c = 0; c < depth; ++c) {
     __m512 b[V];
-    for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(bt + c * ldb + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    FUSION_UNROLL for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(tile + c * kTile + v * kLanes);
+    FUSION_UNROLL for (int r = 0; r < kRows; ++r) {
       const __m512 x = _mm512_set1_ps(a[r * lda + c]);
-#pragma GCC unroll 3
-      for (int v = 0; v < V; ++v) sum[r][v] = _mm512_fmadd_ps(x, b[v], sum[r][v]);
+      FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_fmadd_ps(x, b[v], sum[r][v]);
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
+    FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
 }
 
 template <int V>
 FUSION_AVX512 void product_tile(const float* p, int64_t ldp, const float* m, int64_t ldm, int64_t n, float* out, int64_t ldo) {
   __m512 sum[kRows][V];
-  for (auto& row : sum)
-    for (auto& s : row) s = _mm512_setzero_ps();
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
+    FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_loadu_ps(out + r * ldo + v * kLanes);
   for (int64_t j = 0; j < n; ++j) {
     __m512 b[V];
-    for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(m + j * ldm + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    FUSION_UNROLL for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(m + j * ldm + v * kLanes);
+    FUSION_UNROLL for (int r = 0; r < kRows; ++r) {
       const __m512 x = _mm512_set1_ps(p[r * ldp + j]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] = _mm512_fmadd_ps(x, b[v], sum[r][v]);
+      FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_fmadd_ps(x, b[v], sum[r][v]);
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
+    FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
 }
 
 template <int V>
 FUSION_AVX512 void outer_tile(const float* p, int64_t ldp, const float* x, int64_t ldx, int64_t n, float* out, int64_t ldo) {
   __m512 rows[kRows][V];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < V; ++v) rows[r][v] = _mm512_loadu_ps(x + r * ldx + v * kLanes);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
+    FUSION_UNROLL for (int v = 0; v < V; ++v) rows[r][v] = _mm512_loadu_ps(x + r * ldx + v * kLanes);
   for (int64_t j = 0; j < n; ++j) {
     __m512 sum[V];
-    for (int v = 0; v < V; ++v) sum[v] = _mm512_loadu_ps(out + j * ldo + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    FUSION_UNROLL for (int v = 0; v < V; ++v) sum[v] = _mm512_loadu_ps(out + j * ldo + v * kLanes);
+    FUSION_UNROLL for (int r = 0; r < kRows; ++r) {
       const __m512 w = _mm512_set1_ps(p[r * ldp + j]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[v] = _mm512_fmadd_ps(w, rows[r][v], sum[v]);
+      FUSION_UNROLL for (int v = 0; v < V; ++v) sum[v] = _mm512_fmadd_ps(w, rows[r][v], sum[v]);
     }
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + j * ldo + v * kLanes, sum[v]);
+    FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + j * ldo + v * kLanes, sum[v]);
   }
 }
 
@@ -85,13 +84,28 @@ FUSION_AVX512 void outer_tile(const float* p, int64_t ldp, const float* x, int64
 
 bool supported() { return __builtin_cpu_supports("avx512f") != 0; }
 
-FUSION_AVX512 void rows_times_transposed(const float* a, int64_t lda, const float* bt, int64_t ldb, int64_t depth, int64_t columns, float* out, int64_t ldo) {
-  int64_t j = 0;
-  for (; j + 3 * kLanes <= columns; j += 3 * kLanes) score_tile<3>(a, lda, bt + j, ldb, depth, out + j, ldo);
-  for (; j < columns; j += kLanes) score_tile<1>(a, lda, bt + j, ldb, depth, out + j, ldo);
+FUSION_AVX512 void copy_row(const float* from, int64_t n, float scale, float* to, int64_t width) {
+  for (int64_t c = 0; c < width; c += kLanes) {
+    const __mmask16 live = c < n ? lanes_below(n - c) : static_cast<__mmask16>(0);
+    _mm512_storeu_ps(to + c, _mm512_mul_ps(_mm512_maskz_loadu_ps(live, from + c), _mm512_set1_ps(scale)));
+  }
 }
 
-FUSION_AVX512 void rows_times_rows(const float* p, int64_t ldp, const float* m, int64_t width, int64_t n, float* out, int64_t ldo) {
+void pack_tiles(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to) {
+  const int64_t columns = padded(rows, kTile);
+  for (int64_t first = 0; first < columns; first += kTile, to += depth * kTile) {
+    for (int64_t j = 0; j < kTile; ++j) {
+      const float* row = from + (first + j) * stride;
+      for (int64_t c = 0; c < depth; ++c) to[c * kTile + j] = first + j < rows ? row[c] : 0.0F;
+    }
+  }
+}
+
+FUSION_AVX512 void rows_times_tiles(const float* a, int64_t lda, const float* tiles, int64_t depth, int64_t columns, float* out, int64_t ldo) {
+  for (int64_t j = 0; j < columns; j += kTile) score_tile(a, lda, tiles + j * depth, depth, out + j, ldo);
+}
+
+FUSION_AVX512 void add_product(const float* p, int64_t ldp, const float* m, int64_t width, int64_t n, float* out, int64_t ldo) {
   int64_t c = 0;
   for (; c + 2 * kLanes <= width; c += 2 * kLanes) product_tile<2>(p, ldp, m + c, width, n, out + c, ldo);
   if (c < width) product_tile<1>(p, ldp, m + c, width, n, out + c, ldo);
@@ -135,8 +149,10 @@ FUSION_AVX512 void softmax_backward_row(float* weights, float* slopes, int64_t n
 namespace fusion::kernels {
 
 bool supported() { return false; }
-void rows_times_transposed(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*, int64_t) {}
-void rows_times_rows(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t) {}
+void copy_row(const float*, int64_t, float, float*, int64_t) {}
+void pack_tiles(const float*, int64_t, int64_t, int64_t, float*) {}
+void rows_times_tiles(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t) {}
+void add_product(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t) {}
 void add_outer(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t) {}
 std::pair<float, float> softmax_row(float*, int64_t, int64_t) { return {}; }
 void softmax_backward_row(float*, float*, int64_t, int64_t, float, float) {}

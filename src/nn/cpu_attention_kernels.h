@@ -8,16 +8,23 @@ namespace fusion::kernels {
 
 inline constexpr int64_t kRows = 8;    // query rows per block: 8 x 3 accumulators fill the registers
 inline constexpr int64_t kLanes = 16;  // floats per vector
-inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+inline constexpr int64_t kTile = 48;   // score columns per tile
+inline int64_t padded(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 /// AVX-512F at run time.
 bool supported();
 
-/// out[r][j] = sum_c a[r][c] * bt[c][j] for kRows rows, j < columns (a multiple of kLanes), c < depth.
-void rows_times_transposed(const float* a, int64_t lda, const float* bt, int64_t ldb, int64_t depth, int64_t columns, float* out, int64_t ldo);
+/// to[c] = scale * from[c] for c < n, 0 up to `width` (a multiple of kLanes).
+void copy_row(const float* from, int64_t n, float scale, float* to, int64_t width);
 
-/// out[r][c] = sum_j p[r][j] * m[j][c] for kRows rows, c < width (a multiple of kLanes), j < n.
-void rows_times_rows(const float* p, int64_t ldp, const float* m, int64_t width, int64_t n, float* out, int64_t ldo);
+/// Transposes `rows` rows of `depth` floats into tiles [rows / kTile, depth, kTile], zeros behind the last row: each tile is read as one stream.
+void pack_tiles(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to);
+
+/// out[r][j] = sum_c a[r][c] * b[j][c] for kRows rows, j < columns (a multiple of kTile), c < depth; b in tiles.
+void rows_times_tiles(const float* a, int64_t lda, const float* tiles, int64_t depth, int64_t columns, float* out, int64_t ldo);
+
+/// out[r][c] += sum_j p[r][j] * m[j][c] for kRows rows, c < width (a multiple of kLanes), j < n.
+void add_product(const float* p, int64_t ldp, const float* m, int64_t width, int64_t n, float* out, int64_t ldo);
 
 /// out[j][c] += sum_r p[r][j] * x[r][c] for kRows rows, j < n, c < width.
 void add_outer(const float* p, int64_t ldp, const float* x, int64_t width, int64_t n, float* out, int64_t ldo);
