@@ -11,8 +11,8 @@ namespace fusion {
 
 struct LoadOptions {
   at::Device device = at::kCPU;
-  std::optional<at::ScalarType> dtype;    // empty = torch_dtype of config.json
-  std::optional<Template> chat_template;  // empty = the folder's own, else by decoder and tokenizer
+  std::optional<at::ScalarType> dtype = std::nullopt;    // empty = torch_dtype of config.json
+  std::optional<Template> chat_template = std::nullopt;  // empty = the folder's own, else by decoder and tokenizer
 };
 
 struct LoadedModel {

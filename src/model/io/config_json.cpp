@@ -135,6 +135,7 @@ Json derived_keys(const FolderConfig& config) {
                {"vocab_size", decoder.vocab_size},
                {"window_size", card.window}};
   if (decoder.pad_token_id >= 0) keys["pad_token_id"] = decoder.pad_token_id;
+  if (decoder.pad_token_id < 0 && decoder.type == DecoderType::phi3) keys["pad_token_id"] = nullptr;  // a missing key means 32000 there
   if (decoder.type == DecoderType::phi3) keys["original_max_position_embeddings"] = decoder.original_max_position_embeddings;
   const bool derivable = decoder.head_size() * decoder.num_attention_heads == decoder.hidden_size;
   if (decoder.type == DecoderType::llama || !derivable) keys["head_dim"] = decoder.head_size();
