@@ -128,6 +128,7 @@ TEST(ConfigJson, EveryKeyOfOursIsRestoredExactly) {
       m.card = {false, false, CardAttention::paper, Pool::interpolate, Draw::micro_step, {9, 25}, 9, 2, 4, 1, 2, 3};
       m.loss = {Dsm::v2t, 0.30000000000000004, Average::released, ClipRows::paper};
       m.decoder.longrope_by = LongropeBy::sample;
+      m.decoder.pad_token_id = -1;
       folder.chat_template = Template::qwen_2;
       folder.torch_dtype = at::kHalf;
       folder.max_length = 777;
