@@ -1,0 +1,248 @@
+// The whole model: presets, independence of samples, recompute, paper form, text-only samples, empty batches.
+#include "fusion/model/fusion_model.h"
+
+#include "fusion/model/io/names.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace fusion {
+namespace {
+
+ModelConfig tiny(DecoderType decoder = DecoderType::phi3, TowerType tower = TowerType::siglip2) {
+  ModelConfig config;
+  config.decoder.type = decoder;
+  config.decoder.hidden_size = 32, config.decoder.intermediate_size = 48, config.decoder.num_hidden_layers = 3;
+  config.decoder.num_attention_heads = 4, config.decoder.num_key_value_heads = decoder == DecoderType::phi3 ? 4 : 2;
+  config.decoder.attention_bias = decoder == DecoderType::qwen2;
+  config.decoder.vocab_size = 50, config.decoder.initializer_range = 0.2;
+  config.tower.type = tower;
+  config.tower.hidden_size = 24, config.tower.intermediate_size = 40, config.tower.num_hidden_layers = 5, config.tower.num_attention_heads = 3;
+  config.tower.image_size = 16, config.tower.patch_size = 4, config.tower.drop_layers = tower == TowerType::clip ? 0 : 1;
+  if (tower == TowerType::clip) config.tower.hidden_act = Activation::quick_gelu;
+  config.tune.pad_rows = PadRows::none;
+  config.card.query_lens = {4}, config.card.window = 2, config.card.heads = 4, config.card.stride = 1, config.card.layers = 2;
+  return config;
+}
+
+std::unique_ptr<FusionModel> make(const ModelConfig& config, RecomputeConfig recompute = {}) {
+  auto model = std::make_unique<FusionModel>(config, ModelOptions{.recompute = recompute});
+  model->parameters().initialize(3);
+  return model;
+}
+
+struct SampleSpec {
+  int64_t questions;
+  bool image;
+};
+
+// Random prompts of the released shape: latents and image before the first question, latents before each later one.
+Batch random_batch(const std::vector<SampleSpec>& specs, unsigned seed) {
+  std::mt19937 random(seed);
+  const auto id = [&] { return static_cast<int64_t>(random() % 49 + 1); };
+  Batch batch;
+  Tensors tiles;
+  for (size_t b = 0; b < specs.size(); ++b) {
+    const auto start = static_cast<int64_t>(batch.input_ids.size());
+    const auto emit = [&](int64_t token, int64_t label) {
+      batch.input_ids.push_back(token);
+      batch.labels.push_back(label);
+    };
+    for (int64_t q = 0; q < specs[b].questions; ++q) {
+      emit(kLatent, kIgnore);
+      if (q == 0 && specs[b].image) emit(kImage, kIgnore);
+      for (unsigned i = 0; i < 2 + random() % 3; ++i) emit(id(), kIgnore);
+      batch.labels.back() = kInstruct;
+      for (int i = 0; i < 2; ++i) {
+        const int64_t answer = id();
+        emit(answer, answer);
+      }
+    }
+    batch.ids.push_back(fmt::format("s{}", b));
+    batch.images.emplace_back();
+    batch.positions.push_back(static_cast<int64_t>(b));
+    batch.tokens.push(static_cast<int64_t>(batch.input_ids.size()) - start);
+    const int64_t words = specs[b].image ? static_cast<int64_t>(1 + random() % 4) : 1;
+    for (int64_t i = 0; i < words; ++i) batch.instruct.push_back(specs[b].image ? id() : 0);
+    batch.instruct_offsets.push(words);
+    batch.has_tiles.push_back(specs[b].image);
+    std::vector<float> pixels(5 * 3 * 16 * 16);
+    std::normal_distribution<float> normal;
+    for (float& pixel : pixels) pixel = normal(random);
+    if (specs[b].image) tiles.push_back(at::tensor(pixels).view({5, 3, 16, 16}));
+  }
+  if (!tiles.empty()) batch.tiles = at::stack(tiles);
+  return batch;
+}
+
+Batch single(const Batch& batch, int64_t b) {
+  Batch one;
+  one.ids = {batch.ids[b]}, one.images = {""}, one.positions = {0};
+  one.input_ids.assign(batch.input_ids.begin() + batch.tokens.at[b], batch.input_ids.begin() + batch.tokens.at[b + 1]);
+  one.labels.assign(batch.labels.begin() + batch.tokens.at[b], batch.labels.begin() + batch.tokens.at[b + 1]);
+  one.tokens.push(batch.tokens.length(b));
+  one.instruct.assign(batch.instruct.begin() + batch.instruct_offsets.at[b], batch.instruct.begin() + batch.instruct_offsets.at[b + 1]);
+  one.instruct_offsets.push(batch.instruct_offsets.length(b));
+  one.has_tiles = {batch.has_tiles[b]};
+  const auto before = std::count(batch.has_tiles.begin(), batch.has_tiles.begin() + b, true);
+  if (batch.has_tiles[b]) one.tiles = batch.tiles.narrow(0, before, 1);
+  return one;
+}
+
+const StepContext kStep{.query_len = 4};
+
+struct Sums {
+  double ce = 0, v2t = 0, t2v = 0;
+  int64_t ce_count = 0, v2t_count = 0, t2v_count = 0;
+};
+
+// Loss sums, and gradients of their plain total added to the parameters.
+Sums run(FusionModel& model, const Batch& batch, const StepContext& step = kStep) {
+  TapePolicy policy;
+  Tape tape(true, policy);
+  const LossSums sums = model.losses(tape, batch, step);
+  Sums out;
+  std::vector<std::pair<at::Tensor, at::Tensor>> seeds;
+  const auto add = [&](const at::Tensor& sum, double& value) {
+    if (!sum.defined()) return;
+    value = sum.item<double>();
+    seeds.emplace_back(sum, at::ones({}));
+  };
+  add(sums.ce, out.ce), add(sums.v2t, out.v2t), add(sums.t2v, out.t2v);
+  out.ce_count = sums.ce_count, out.v2t_count = sums.v2t_count, out.t2v_count = sums.t2v_count;
+  tape.backward(seeds);
+  return out;
+}
+
+void expect_same_gradients(FusionModel& a, FusionModel& b, double tolerance) {
+  for (Parameter& parameter : a.parameters().all()) {
+    const auto& other = b.parameters().find(parameter.name)->grad;
+    ASSERT_EQ(parameter.grad.defined(), other.defined()) << parameter.name;
+    if (!other.defined()) continue;
+    EXPECT_LE((parameter.grad - other).norm().item<double>(), tolerance * (1e-3 + other.norm().item<double>())) << parameter.name;
+  }
+}
+
+struct Variant {
+  const char* name;
+  ModelConfig config;
+};
+std::vector<Variant> variants() {
+  std::vector<Variant> all = {{"phi3_siglip2", tiny()},
+                              {"llama_clip", tiny(DecoderType::llama, TowerType::clip)},
+                              {"qwen2_siglip", tiny(DecoderType::qwen2, TowerType::siglip)},
+                              {"paper", tiny()},
+                              {"no_text_guidance", tiny()},
+                              {"no_interaction", tiny()},
+                              {"no_latents", tiny()},
+                              {"small_output_grid", tiny()}};
+  auto& paper = all[3].config;
+  paper.tune.early_mask = EarlyMask::paper, paper.tune.connector = Connector::paper, paper.card.pool = Pool::interpolate, paper.card.attention = CardAttention::paper;
+  all[4].config.tune.enabled = false, all[4].config.loss.dsm = Dsm::t2v;
+  all[5].config.card.enabled = false;
+  all[6].config.card.enabled = false, all[6].config.card.latents = false;
+  all[7].config.tune.output_grid = 2;
+  return all;
+}
+
+class ModelVariant : public testing::TestWithParam<Variant> {};
+
+TEST_P(ModelVariant, ABatchIsTheSumOfItsSamples) {
+  const Batch batch = random_batch({{2, true}, {1, false}, {1, true}, {3, true}, {2, false}}, 11);
+  const auto together = make(GetParam().config), apart = make(GetParam().config);
+  const Sums all = run(*together, batch);
+  Sums sum;
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const Sums one = run(*apart, single(batch, b));
+    sum.ce += one.ce, sum.v2t += one.v2t, sum.t2v += one.t2v;
+    sum.ce_count += one.ce_count, sum.v2t_count += one.v2t_count, sum.t2v_count += one.t2v_count;
+  }
+  EXPECT_EQ(all.ce_count, sum.ce_count);
+  EXPECT_EQ(all.v2t_count, sum.v2t_count);
+  EXPECT_EQ(all.t2v_count, sum.t2v_count);
+  EXPECT_NEAR(all.ce, sum.ce, 1e-4 * sum.ce);
+  EXPECT_NEAR(all.v2t, sum.v2t, 1e-4 * (1e-3 + sum.v2t));
+  EXPECT_NEAR(all.t2v, sum.t2v, 1e-4 * (1e-3 + sum.t2v));
+  expect_same_gradients(*together, *apart, 1e-3);
+}
+
+TEST_P(ModelVariant, RecomputeChangesNothing) {
+  const Batch batch = random_batch({{2, true}, {1, false}}, 12);
+  const auto kept = make(GetParam().config), recomputed = make(GetParam().config, {Recompute::full, Recompute::full, Recompute::full});
+  const Sums a = run(*kept, batch), b = run(*recomputed, batch);
+  EXPECT_EQ(a.ce, b.ce);
+  EXPECT_EQ(a.t2v, b.t2v);
+  expect_same_gradients(*kept, *recomputed, 1e-6);
+}
+
+// Central differences along a random direction.
+TEST_P(ModelVariant, GradientIsTheSlopeOfTheLoss) {
+  const Batch batch = random_batch({{1, true}, {2, true}}, 13);
+  const auto model = make(GetParam().config);
+  run(*model, batch);
+  at::manual_seed(5);
+  Tensors direction;
+  double slope = 0;
+  for (Parameter& parameter : model->parameters().all()) {
+    direction.push_back(at::randn(parameter.shape) * (1e-3 + parameter.master.detach().std(false).item<double>()));
+    if (parameter.grad.defined()) slope += (parameter.grad * direction.back()).sum().item<double>();
+  }
+  const double h = 1e-3;
+  const auto loss_at = [&](double step) {
+    const at::NoGradGuard no_grad;
+    size_t i = 0;
+    for (Parameter& parameter : model->parameters().all()) parameter.master.detach().add_(direction[i++], step);
+    const Sums sums = run(*model, batch);
+    return sums.ce + sums.v2t + sums.t2v;
+  };
+  const double up = loss_at(h), down = loss_at(-2 * h);
+  EXPECT_NEAR((up - down) / (2 * h), slope, 0.03 * std::abs(slope) + 0.05);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ModelVariant, testing::ValuesIn(variants()), [](const auto& test) { return std::string(test.param.name); });
+
+TEST(FusionModel, AnEmptyBatchHasNoSums) {
+  const auto model = make(tiny());
+  const Sums sums = run(*model, Batch());
+  EXPECT_EQ(sums.ce_count + sums.v2t_count + sums.t2v_count, 0);
+}
+
+TEST(FusionModel, SkippedVisionLeavesTextOnlySamplesOut) {
+  const auto config = tiny();
+  FusionModel model(config, ModelOptions{.skip_text_only_vision = true});
+  model.parameters().initialize(3);
+  const Sums sums = run(model, random_batch({{1, false}, {1, true}}, 14));
+  EXPECT_EQ(sums.t2v_count, config.tower.patches());
+  const Sums text = run(model, random_batch({{1, false}}, 15));
+  EXPECT_EQ(text.t2v_count, 0);
+  EXPECT_GT(text.ce, 0);
+}
+
+TEST(FusionModel, ScoreGivesTheLossesOfTheForwardPass) {
+  const auto model = make(tiny());
+  const Batch batch = random_batch({{2, true}, {1, false}}, 16);
+  const Sums sums = run(*model, batch);
+  const auto scored = model->score(batch, kStep);
+  EXPECT_NEAR(scored.sums.ce.item<double>(), sums.ce, 1e-4 * sums.ce);
+  EXPECT_EQ(scored.predicted.size(), scored.expected.size());
+  const auto logits = model->logits(batch, kStep);
+  EXPECT_EQ(logits.values.size(0), logits.rows.total());
+}
+
+TEST(FusionModel, ParametersAreTheTableOfNames) {
+  for (const Variant& variant : variants()) {
+    const FusionModel model(variant.config, ModelOptions{.device = at::kMeta});
+    const auto table = parameter_table(variant.config);
+    ASSERT_EQ(table.size(), model.parameters().all().size()) << variant.name;
+    size_t i = 0;
+    for (const Parameter& parameter : model.parameters().all()) {
+      EXPECT_EQ(parameter.name, table[i].name) << variant.name;
+      EXPECT_EQ(parameter.shape, table[i++].shape) << parameter.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fusion
