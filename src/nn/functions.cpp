@@ -1,10 +1,13 @@
 #include "fusion/nn/functions.h"
 
+#include "cpu_rows.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
@@ -23,8 +26,17 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+bool on_cpu_fp32(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
+
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps) {
+    if (on_cpu_fp32(x)) {
+      const auto dense = x.contiguous(), y = at::empty_like(dense), rows_rstd = at::empty({dense.size(0), 1}, dense.options());
+      kernels::rms_norm_rows(dense.const_data_ptr<float>(), weight.const_data_ptr<float>(), eps, dense.size(0), dense.size(1), y.data_ptr<float>(),
+                             rows_rstd.data_ptr<float>());
+      context->save_for_backward({dense, weight, rows_rstd});
+      return y;
+    }
     const auto wide = x.to(at::kFloat);
     const auto rstd = wide.square().mean(-1, true).add_(eps).rsqrt_();  // [R, 1]
     context->save_for_backward({x, weight, rstd});
@@ -33,6 +45,12 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1], &rstd = saved[2];
+    if (on_cpu_fp32(x)) {
+      const auto to_y = gradients[0].contiguous(), to_x = at::empty_like(x), to_weight = at::empty_like(weight);
+      kernels::rms_norm_rows_backward(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(), to_y.const_data_ptr<float>(), x.size(0),
+                                      x.size(1), to_x.data_ptr<float>(), to_weight.data_ptr<float>());
+      return {to_x, to_weight, at::Tensor()};
+    }
     const auto gradient = gradients[0].to(at::kFloat);
     const auto normal = x.to(at::kFloat) * rstd;                                       // [R, D]
     const auto to_weight = (gradient * normal).sum(0).to(weight.scalar_type());        // [D]
@@ -68,6 +86,12 @@ struct QuickGeluFunction : torch::autograd::Function<QuickGeluFunction> {
 
 // q' = q cos + rotate_half(q) sin, rotate_half(x) = cat(-x2, x1).
 at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
+  if (on_cpu_fp32(x) && x.stride(2) == 1 && x.stride(1) == x.size(2)) {
+    const auto out = at::empty(x.sizes(), x.options());
+    kernels::rotate_rows(x.const_data_ptr<float>(), x.stride(0), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0), x.size(1),
+                         x.size(2), out.data_ptr<float>());
+    return out;
+  }
   const auto half = x.size(-1) / 2;
   const auto first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
   auto out = x * cos;

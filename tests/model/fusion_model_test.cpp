@@ -4,6 +4,7 @@
 #include "fusion/model/io/names.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <random>

@@ -18,7 +18,7 @@ struct ModelOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // compute dtype
   bool masters = true;                // fp32 masters and gradients; false for inference
-  RecomputeConfig recompute;
+  RecomputeConfig recompute = {};
   bool skip_text_only_vision = false;  // data.text_only_vision=skip
 };
 
