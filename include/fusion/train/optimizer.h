@@ -1,0 +1,50 @@
+// AdamW on fp32 masters, with the global norm and clipping in the same passes (training.md).
+#pragma once
+
+#include "fusion/train/rules.h"
+
+#include <functional>
+
+namespace fusion {
+
+class AdamW {
+ public:
+  /// Moments start at 0, for parameters that train only. `store` must outlive the optimizer.
+  AdamW(ParameterStore& store, const std::vector<ParameterRule>& rules, const OptimizerConfig& config);
+
+  /// L2 norm over the gradients of all parameters that train; not finite when any gradient is not. One pass.
+  double gradient_norm() const;
+
+  /// One update at `factor` times each peak rate, with gradients scaled down to clip_norm when `norm` (of gradient_norm()) exceeds it.
+  /// A parameter without gradient is updated as with a zero one. Then refreshes the compute copies and drops the gradients.
+  void update(double factor, double norm);
+
+  void drop_gradients() { store_.zero_grads(); }
+
+  /// Updates so far: AdamW's t.
+  int64_t updates() const { return updates_; }
+  void set_updates(int64_t updates) { updates_ = updates; }
+
+  /// "<name>.exp_avg" and "<name>.exp_avg_sq" of all parameters that train; writable, for checkpoints.
+  std::vector<std::pair<std::string, at::Tensor>> state() const;
+
+ private:
+  /// Parameters with one rate and one decay: one fused call.
+  struct Group {
+    double lr, weight_decay;
+    std::vector<Parameter*> parameters;
+    Tensors masters, exp_avg, exp_avg_sq;
+    Tensors steps;  // the shared step count, once per parameter
+  };
+  Tensors gradients(const Group& group);
+
+  ParameterStore& store_;
+  OptimizerConfig config_;
+  std::vector<Group> groups_;
+  Tensors values_, masters_;  // compute copies that are not the master itself, and their masters
+  at::Tensor step_;           // fp32 [], updates so far as the kernel wants it
+  at::Tensor zeros_;          // as long as the largest parameter, made when it is first needed
+  int64_t updates_ = 0;
+};
+
+}  // namespace fusion

@@ -1,0 +1,13 @@
+// The stages of a recipe, one after another.
+#pragma once
+
+#include "fusion/base/error.h"
+#include "fusion/config/config.h"
+
+namespace fusion {
+
+/// Trains every stage that is not finished, each from the weights of the one before, and resumes the one that was interrupted.
+/// `version` of the program goes into the run's manifest.
+ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version);
+
+}  // namespace fusion

@@ -1,0 +1,20 @@
+// Device, threads and memory of the process.
+#pragma once
+
+#include "fusion/config/config.h"
+
+#include <c10/core/Device.h>
+
+namespace fusion {
+
+/// Sets the number of operator threads and the memory allocator's habits and picks the device.
+/// Throws a usage error when runtime.device asks for a GPU that is not there.
+c10::Device setup_runtime(const RuntimeConfig& config);
+
+/// Memory of the process (CPU) or of the device's allocator (GPU), in bytes.
+int64_t memory_in_use(c10::Device device);
+
+/// Versions, thread counts and instruction set: what the bits of a run depend on besides its config.
+std::vector<std::pair<std::string, std::string>> runtime_facts();
+
+}  // namespace fusion

@@ -1,0 +1,49 @@
+// One optimizer step: draw, weigh, accumulate, guard, update.
+#pragma once
+
+#include "fusion/train/loss.h"
+#include "fusion/train/optimizer.h"
+#include "fusion/train/schedule.h"
+
+namespace fusion {
+
+/// What a step did, the same on all ranks but for times and ids.
+struct StepReport {
+  int64_t step = 0, epoch = 0;
+  double ce = 0, v2t = 0, t2v = 0, loss = 0;  // averages before the update; loss is the total
+  double grad_norm = 0;                       // before clipping
+  double lr_factor = 0;                       // of the peak rates
+  int64_t samples = 0, rows = 0, tokens = 0;  // trained samples, decoder rows, supervised tokens, over all ranks
+  std::vector<int64_t> query_lens;            // latents per question; one, or one per micro-step with card.draw=micro_step
+  bool finite = true;                         // loss and gradient
+  bool updated = false;
+  std::vector<std::string> ids;       // this rank's samples, where the step is not finite
+  double seconds = 0, data_wait = 0;  // of the whole step; of these, waiting for the loader
+};
+
+/// Latents per question of a step: a draw that depends on (train.seed, step[, micro-step]) alone, so all ranks and resumed runs agree.
+int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64_t micro);
+
+class StepEngine {
+ public:
+  /// All must outlive the engine.
+  StepEngine(const FusionModel& model, AdamW& optimizer, const Schedule& schedule, const Config& config, Communicator& comm);
+
+  /// Runs optimizer step `step` over this rank's micro-batches, any of which may be empty, and frees them on the way.
+  /// Leaves weights and optimizer untouched when the step holds no supervised token anywhere, or a loss or gradient is not finite.
+  StepReport run(int64_t step, std::vector<Batch> micros);
+
+ private:
+  void accumulate(const Batch& batch, const StepContext& context, const LossCounts& counts, const LossWeights& weights);
+  void finish_losses(StepReport& report);
+
+  const FusionModel& model_;
+  AdamW& optimizer_;
+  const Schedule& schedule_;
+  const Config& config_;
+  Communicator& comm_;
+  TapePolicy policy_;
+  at::Tensor averages_;  // fp64 [4] on the device: ce, v2t, t2v; samples. Read once per step
+};
+
+}  // namespace fusion

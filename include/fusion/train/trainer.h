@@ -1,0 +1,73 @@
+// One stage of a run: from its config to finished weights, through any number of stops.
+#pragma once
+
+#include "fusion/data/ledger.h"
+#include "fusion/infer/evaluate.h"
+#include "fusion/train/build.h"
+#include "fusion/train/checkpoint.h"
+#include "fusion/train/observer.h"
+#include "fusion/train/plan.h"
+#include "fusion/train/run_folder.h"
+
+namespace fusion {
+
+struct StageJob {
+  std::string title;  // "stage2 (3/3)"
+  Config config;
+  Origins origins;
+  StageFolder folder;
+  std::optional<StageFolder> previous;  // stage whose weights this one starts from
+  std::string config_digest;
+  c10::Device device = c10::kCPU;
+};
+
+class Trainer {
+ public:
+  /// Builds model, data and optimizer, and goes to the newest checkpoint, else to the start weights.
+  Trainer(const StageJob& job, Communicator& comm);
+  ~Trainer();
+
+  /// Trains to the end of the stage and leaves its export, or stops early with a complete checkpoint and the exit code that says so.
+  ExitCode run();
+
+ private:
+  void build_data();
+  void build_model();
+  void start_or_resume();
+  void check_space() const;
+  void open_outputs();
+  void announce() const;
+  std::vector<Batch> next_batches(double& waited);
+  StepReport train_step();
+  void guard(const StepReport& report) const;
+  void periodic(bool save_now);
+  Json evaluate();
+  void save();
+  void try_to_save();
+  void finish();
+  Digests digests() const;
+
+  const StageJob& job_;
+  const Config& config_;
+  Communicator& comm_;
+
+  std::shared_ptr<const ConversationEncoder> encoder_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::shared_ptr<const Mixture> mixture_, held_out_;  // held_out_ is null without data.eval
+  std::unique_ptr<StagePlan> plan_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<Ledger> ledger_;
+
+  std::unique_ptr<FusionModel> model_;
+  std::vector<ParameterRule> rules_;
+  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Schedule> schedule_;
+  std::unique_ptr<StepEngine> engine_;
+
+  TrainState state_;
+  MetricsFile* metrics_ = nullptr;  // one of the observers
+  std::vector<std::unique_ptr<Observer>> observers_;
+  int64_t failed_saves_ = 0;
+};
+
+}  // namespace fusion

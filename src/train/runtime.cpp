@@ -1,0 +1,59 @@
+#include "fusion/train/runtime.h"
+
+#include "fusion/base/error.h"
+#include "fusion/base/file.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <malloc.h>
+#include <sched.h>
+#include <torch/headeronly/version.h>
+#include <unistd.h>
+
+namespace fusion {
+namespace {
+
+int available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+}  // namespace
+
+c10::Device setup_runtime(const RuntimeConfig& config) {
+  at::set_num_threads(config.threads > 0 ? static_cast<int>(config.threads) : available_cores());
+  // A step asks for the same big blocks again and again: keep them instead of giving them back to the system and faulting them in anew.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+
+  if (config.device == Device::cpu) return c10::kCPU;
+  if (at::hasCUDA()) return c10::Device(c10::kCUDA, 0);
+  FUSION_CHECK(config.device == Device::automatic,
+               "runtime: runtime.device is cuda, but this machine or this build has no usable GPU; set runtime.device=cpu");
+  return c10::kCPU;
+}
+
+int64_t memory_in_use(c10::Device device) {
+  if (!device.is_cpu()) {
+    const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+    return stats.reserved_bytes[0].current;
+  }
+  // /proc/self/statm: total and resident pages.
+  const std::string statm = read_file("/proc/self/statm");
+  const auto space = statm.find(' ');
+  return space == std::string::npos ? 0 : std::stoll(statm.substr(space)) * sysconf(_SC_PAGESIZE);
+}
+
+std::vector<std::pair<std::string, std::string>> runtime_facts() {
+  return {{"libtorch", TORCH_VERSION},
+          {"cpu_capability", at::get_cpu_capability()},
+          {"blas", at::get_mkl_version()},
+          {"threads", std::to_string(at::get_num_threads())},
+          {"cores", std::to_string(available_cores())}};
+}
+
+}  // namespace fusion

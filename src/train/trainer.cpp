@@ -1,0 +1,257 @@
+#include "fusion/train/trainer.h"
+
+#include "fusion/base/log.h"
+#include "fusion/base/signals.h"
+#include "fusion/infer/session.h"
+#include "fusion/model/io/assign.h"
+#include "fusion/train/runtime.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <chrono>
+
+namespace fusion {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+constexpr int64_t kFailedSaves = 3;  // in a row, before the run ends
+
+/// What all ranks heard: the strongest stop request of any, and whether any was asked for a checkpoint.
+struct Requests {
+  signals::Request stop;
+  bool save;
+};
+Requests agree(Communicator& comm) {
+  at::Tensor flags = at::zeros({2}, at::kLong);
+  int64_t* flag = flags.data_ptr<int64_t>();
+  flag[0] = static_cast<int64_t>(signals::stop_request());
+  flag[1] = signals::take_save_request();
+  comm.all_reduce(flags, ReduceOp::max, "signals");
+  return {static_cast<signals::Request>(flag[0]), flag[1] != 0};
+}
+
+/// Micro-batches of a rank as places in the order of their epoch; keeps the order of the epoch that is being dealt.
+Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> mixture, const OrderOptions& order) {
+  return [&plan, mixture, order, epoch = int64_t{-1},
+          places = std::vector<uint32_t>()](int64_t micro) mutable -> std::optional<std::vector<Loader::Item>> {
+    if (micro >= plan.steps() * plan.micros()) return std::nullopt;
+    const StagePlan::Slice slice = plan.slice(micro);
+    if (slice.epoch != epoch) {
+      places = epoch_order(*mixture, order, slice.epoch);
+      epoch = slice.epoch;
+    }
+    std::vector<Loader::Item> items;
+    for (int64_t at = slice.begin; at < slice.end; ++at) items.push_back({at, places[static_cast<size_t>(at)]});
+    return items;
+  };
+}
+
+}  // namespace
+
+Trainer::Trainer(const StageJob& job, Communicator& comm) : job_(job), config_(job.config), comm_(comm) {
+  make_directories(job.folder.root);
+  build_data();
+  build_model();
+  check_space();
+  start_or_resume();
+  open_outputs();
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::build_data() {
+  FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
+  tokenizer_ = stage_tokenizer(config_.model);
+  encoder_ = std::make_shared<ConversationEncoder>(tokenizer_, config_.model.chat_template);
+  mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed);
+  if (!config_.data.eval.empty()) held_out_ = std::make_shared<Mixture>(config_.data.eval, config_.data.image_folder, config_.data.seed);
+  plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size(), comm_.rank(), comm_.world());
+  schedule_ = std::make_unique<Schedule>(config_.schedule, plan_->steps());
+}
+
+void Trainer::build_model() {
+  ModelOptions options;
+  options.device = job_.device;
+  options.dtype = config_.train.dtype == ComputeDtype::bf16 ? at::kBFloat16 : at::kFloat;
+  options.recompute = config_.train.recompute;
+  options.skip_text_only_vision = config_.data.text_only_vision == TextOnlyVision::skip;
+  model_ = std::make_unique<FusionModel>(stage_model(config_, job_.origins, *tokenizer_), options);
+  rules_ = apply_rules(model_->parameters(), config_.train, config_.optimizer);
+  optimizer_ = std::make_unique<AdamW>(model_->parameters(), rules_, config_.optimizer);
+  engine_ = std::make_unique<StepEngine>(*model_, *optimizer_, *schedule_, config_, comm_);
+}
+
+void Trainer::check_space() const {
+  uint64_t needed = 0;
+  for (const Parameter& parameter : model_->parameters().all()) needed += parameter.master.nbytes();
+  for (const auto& [name, tensor] : optimizer_->state()) needed += tensor.nbytes();
+  const uint64_t free = free_bytes(job_.folder.root);
+  if (free < needed)
+    fail(ExitCode::io, "train: {} has {} MB left, but one checkpoint needs {} MB; free some space or take another run.dir", job_.folder.root.string(),
+         free >> 20, (needed >> 20) + 1);
+}
+
+void Trainer::start_or_resume() {
+  if (const auto checkpoint = newest_checkpoint(job_.folder.checkpoints(), digests())) {
+    const std::string where = checkpoint->folder().string();
+    state_ = TrainState::from_json(checkpoint->state(), where + "/state.json");
+    assign_weights(*model_, checkpoint->model());
+    for (auto& [name, tensor] : optimizer_->state()) tensor.copy_(checkpoint->optimizer(name));
+    optimizer_->set_updates(state_.updates);
+    log::info("{}: resuming from {}", job_.title, where);
+  } else if (job_.previous) {
+    const auto start = newest_checkpoint(job_.previous->checkpoints());
+    if (!start) fail(ExitCode::checkpoint, "train: {} has no checkpoint to start {} from", job_.previous->root.string(), job_.title);
+    assign_weights(*model_, start->model());
+    log::info("{}: starting from the weights of {}", job_.title, start->folder().string());
+  } else if (!config_.model.path.empty()) {
+    assign_weights(*model_, open_weights(config_.model.path, model_->config()));
+    log::info("{}: starting from the weights of {}", job_.title, config_.model.path);
+  } else {
+    model_->parameters().initialize(static_cast<uint64_t>(config_.model.seed));
+    log::info("{}: random start, seed {}", job_.title, config_.model.seed);
+  }
+}
+
+void Trainer::open_outputs() {
+  ledger_ = std::make_unique<Ledger>(job_.folder.ledger(), static_cast<int64_t>(state_.ledger_bytes));
+  auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, part_rates(rules_), job_.device);
+  metrics_ = metrics.get();
+  observers_.push_back(std::move(metrics));
+  observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
+
+  const OrderOptions order{config_.data.group, config_.data.shuffle, config_.data.seed, config_.train.micro_batch, plan_->micros() * comm_.world()};
+  const Loader::Options options{stage_samples(config_.data, model_->config()), config_.data.workers, config_.data.prefetch};
+  loader_ = std::make_unique<Loader>(mixture_, encoder_, options, loader_plan(*plan_, mixture_, order), state_.step * plan_->micros());
+}
+
+void Trainer::announce() const {
+  log::info("{}: {} samples, {} steps ({} per epoch) of {} samples in micro-batches of {}, {} compute\n{}", job_.title, plan_->samples(),
+            plan_->steps(), plan_->steps_per_epoch(), config_.train.global_batch, config_.train.micro_batch, enum_name(config_.train.dtype),
+            rules_table(rules_));
+}
+
+ExitCode Trainer::run() {
+  announce();
+  while (state_.step < plan_->steps()) {
+    const StepReport report = train_step();
+    state_.advance(report);
+    for (const auto& observer : observers_) observer->after_step(state_, report);
+    guard(report);
+
+    const Requests requests = agree(comm_);
+    if (requests.stop != signals::Request::none) {
+      save();
+      log::warn("{}: stopped after step {}; the same command goes on from there", job_.title, state_.step);
+      return signals::exit_code(requests.stop);
+    }
+    periodic(requests.save);
+  }
+  finish();
+  return ExitCode::done;
+}
+
+std::vector<Batch> Trainer::next_batches(double& waited) {
+  std::vector<Batch> batches;
+  const auto start = Clock::now();
+  const int64_t epoch = plan_->epoch(state_.step);
+  for (int64_t m = 0; m < plan_->micros(); ++m) {
+    auto loaded = loader_->next();
+    if (!loaded) fail(ExitCode::failure, "train: the loader ended before step {}", state_.step);
+    for (const Rejection& rejection : loaded->rejected) {
+      ledger_->append(rejection, epoch);
+      if (config_.data.bad_samples == BadSamples::error)
+        fail(ExitCode::data, "data: {}: sample '{}': {}. Repair it, or set data.bad_samples=skip", rejection.where, rejection.id, rejection.reason);
+    }
+    batches.push_back(std::move(loaded->batch));
+  }
+  ledger_->check_budget(epoch, plan_->samples(), config_.data.bad_sample_budget);
+  waited = seconds_since(start);
+  return batches;
+}
+
+StepReport Trainer::train_step() {
+  const auto start = Clock::now();
+  double waited = 0;
+  auto batches = next_batches(waited);
+  StepReport report = engine_->run(state_.step, std::move(batches));
+  report.epoch = plan_->epoch(state_.step);
+  report.data_wait = waited;
+  report.seconds = seconds_since(start);
+  return report;
+}
+
+void Trainer::guard(const StepReport& report) const {
+  if (report.finite) return;
+  const std::string what =
+      fmt::format("train: step {}: loss {} (ce {}, v2t {}, t2v {}), gradient norm {}: not finite, weights left as they were. Samples: {}",
+                  state_.step, report.loss, report.ce, report.v2t, report.t2v, report.grad_norm, fmt::join(report.ids, ", "));
+  if (config_.train.non_finite == NonFinite::abort) fail(ExitCode::non_finite, "{}. To leave such steps out set train.non_finite=skip", what);
+  if (state_.skips > config_.train.max_skips)
+    fail(ExitCode::non_finite, "{}. That was the {}th in a row, train.max_skips is {}", what, state_.skips, config_.train.max_skips);
+  log::warn("{}", what);
+}
+
+void Trainer::periodic(bool save_now) {
+  const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0 && state_.step < plan_->steps(); };
+  if (due(config_.train.eval_every)) evaluate();
+  if (due(config_.checkpoint.every) || save_now) try_to_save();
+}
+
+Json Trainer::evaluate() {
+  if (!held_out_) return Json::object();
+  const ModelConfig& model = model_->config();
+  const bool neighbours_count = model.tune.pad_rows == PadRows::batch ||
+                                (model.decoder.rope_scaling == RopeScaling::longrope && model.decoder.longrope_by == LongropeBy::batch);
+  EvaluateOptions options;
+  options.sample = stage_samples(config_.data, model);
+  options.query_len = inference_query_len(model.card);
+  if (neighbours_count) options.batch = 1;
+  options.samples = config_.data.eval_samples;
+  options.workers = config_.data.workers;
+  options.title = job_.title + " evaluation";
+  const Json figures = fusion::evaluate(*model_, held_out_, encoder_, options).to_json();
+  for (const auto& observer : observers_) observer->after_evaluation(state_, figures);
+  return figures;
+}
+
+Digests Trainer::digests() const { return {{"config", job_.config_digest}, {"tokenizer", tokenizer_->digest()}, {"data", mixture_->digest()}}; }
+
+void Trainer::save() {
+  ledger_->sync();
+  state_.ledger_bytes = ledger_->bytes();
+  state_.metrics_bytes = metrics_->sync();
+  CheckpointContent content;
+  for (const Parameter& parameter : model_->parameters().all()) content.model.push_back({parameter.name, parameter.master.detach()});
+  for (const auto& [name, tensor] : optimizer_->state()) content.optimizer.push_back({name, tensor});
+  content.state = state_.to_json();
+  save_checkpoint(job_.folder.checkpoints(), state_.step, content, digests());
+  prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
+  failed_saves_ = 0;
+}
+
+void Trainer::try_to_save() {
+  try {
+    save();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::io || ++failed_saves_ >= kFailedSaves) throw;
+    log::warn("{}. Training goes on; the next checkpoint is tried at the next interval", error.what());
+  }
+}
+
+void Trainer::finish() {
+  if (state_.evaluation.is_null()) {
+    state_.evaluation = evaluate();
+    save();
+  }
+  if (config_.checkpoint.export_model)
+    export_folder(job_.folder.export_folder(), *model_, config_, *tokenizer_, encoder_->stop_ids(),
+                  config_.train.dtype == ComputeDtype::bf16 ? at::kBFloat16 : at::kFloat);
+  write_file(job_.folder.finished(),
+             dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));
+  log::info("{}: finished after {} steps, {} samples", job_.title, state_.step, state_.samples);
+}
+
+}  // namespace fusion

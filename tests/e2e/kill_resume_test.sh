@@ -1,0 +1,68 @@
+#!/bin/bash
+# Kills a two-stage training at random moments until it is done: its final weights and moments are byte-equal to an undisturbed run's.
+# FUSION: the program. KILLS: kills that must hit (default 12). SEED: of the moments.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+kills=${KILLS:-12}
+seed=${SEED:-$$}
+RANDOM=$seed
+echo "seed $seed"
+
+"$FUSION" data synth --out "$work/data" --stage1 64 --stage15 16 --stage2 48 --held-out 8 --side 48 --vocabulary 700 --seed 1
+cat > "$work/run.yaml" <<YAML
+model: {tokenizer: data/tokenizer}
+decoder: {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2, max_position_embeddings: 512}
+tower: {name: siglip2-tiny, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 3, num_attention_heads: 2, image_size: 16, patch_size: 8}
+tune: {pad_rows: none}
+card: {query_lens: [1, 4], heads: 2, window: 2, stride: 1, layers: 1}
+data: {max_length: 256, eval: data/val.json}
+optimizer: {lr: 3e-3}
+train: {global_batch: 8, micro_batch: 4, dtype: fp32, epochs: 3}
+checkpoint: {every: 3}
+runtime: {device: cpu, threads: 2}
+stages:
+- {name: one, data: {mixture: data/stage1.json}}
+- {name: two, data: {mixture: data/stage2.json}}
+YAML
+
+start=$(date +%s%N)
+"$FUSION" train "$work/run.yaml" run.dir="$work/whole" 2> "$work/whole.log"
+took=$((($(date +%s%N) - start) / 1000000))
+echo "undisturbed run: $took ms"
+
+hit=0
+for attempt in $(seq 1 $((kills * 20))); do
+  limit=600000
+  if [ "$hit" -lt "$kills" ]; then limit=$((RANDOM % (took * 9 / 10) + 20)); fi
+  rc=0
+  timeout --foreground -s KILL "$(printf '%d.%03d' $((limit / 1000)) $((limit % 1000)))" \
+    "$FUSION" train "$work/run.yaml" run.dir="$work/killed" 2> "$work/killed.log" || rc=$?
+  if [ "$rc" = 137 ]; then
+    hit=$((hit + 1))
+  elif [ "$rc" != 0 ]; then
+    echo "exit code $rc after $hit kills"
+    cat "$work/killed.log"
+    exit 1
+  elif [ "$hit" -ge "$kills" ]; then
+    break
+  else
+    rm -rf "$work/killed"  # done before enough kills: once more from the start
+  fi
+done
+echo "$hit kills in $attempt attempts"
+[ "$hit" -ge "$kills" ]
+
+digests() { (cd "$1" && find . -name '*.safetensors' | sort | xargs sha256sum); }
+digests "$work/whole" > "$work/whole.sum"
+digests "$work/killed" > "$work/killed.sum"
+[ "$(wc -l < "$work/whole.sum")" -ge 6 ]
+diff "$work/whole.sum" "$work/killed.sum"
+# The metrics hold each step once, with the same losses.
+for stage in one two; do
+  for run in whole killed; do
+    grep -v evaluation "$work/$run/$stage/metrics.jsonl" | sed -E 's/"grad_norm".*//' > "$work/$run.$stage"
+  done
+  diff "$work/whole.$stage" "$work/killed.$stage"
+done
+echo "weights, moments and losses are equal"

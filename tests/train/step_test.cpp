@@ -1,0 +1,200 @@
+#include "fusion/train/step.h"
+
+#include "tiny.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <set>
+
+namespace fusion {
+namespace {
+
+using test::tiny_sample;
+
+/// A model with all that a step needs.
+struct Rig {
+  explicit Rig(Config settings = {}) : config(std::move(settings)) {
+    at::set_num_threads(1);  // the operators are too small to be split
+    ModelConfig model_config = test::tiny_model();
+    model_config.loss = config.loss;
+    static_cast<ModelConfig&>(config) = model_config;
+    config.optimizer.lr = 1e-2;
+    config.schedule.warmup_ratio = 0;
+    model = std::make_unique<FusionModel>(model_config, ModelOptions{});
+    model->parameters().initialize(3);
+    optimizer = std::make_unique<AdamW>(model->parameters(), apply_rules(model->parameters(), config.train, config.optimizer), config.optimizer);
+    schedule = std::make_unique<Schedule>(config.schedule, 100);
+    engine = std::make_unique<StepEngine>(*model, *optimizer, *schedule, config, comm);
+  }
+
+  std::vector<at::Tensor> weights() const {
+    std::vector<at::Tensor> all;
+    for (const Parameter& p : model->parameters().all()) all.push_back(p.master.detach().clone());
+    return all;
+  }
+
+  Config config;
+  SingleProcess comm;
+  std::unique_ptr<FusionModel> model;
+  std::unique_ptr<AdamW> optimizer;
+  std::unique_ptr<Schedule> schedule;
+  std::unique_ptr<StepEngine> engine;
+};
+
+double largest_difference(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, (a[i] - b[i]).abs().max().item<double>());
+  return largest;
+}
+
+std::vector<Batch> four_samples() { return {tiny_sample(1, 2), tiny_sample(2, 7), tiny_sample(5, 3), tiny_sample(3, 1)}; }
+
+TEST(Step, AccumulationDoesNotChangeATokenAverage) {
+  Rig whole, split;
+  const StepReport a = whole.engine->run(0, {test::join(four_samples())});
+  const StepReport b = split.engine->run(0, four_samples());
+  EXPECT_TRUE(a.updated && b.updated);
+  EXPECT_NEAR(a.ce, b.ce, 1e-6);
+  EXPECT_NEAR(a.v2t, b.v2t, 1e-6);
+  EXPECT_NEAR(a.t2v, b.t2v, 1e-6);
+  EXPECT_NEAR(a.loss, a.ce + 0.1 * (a.v2t + a.t2v), 1e-12);
+  EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-5 * a.grad_norm);
+  EXPECT_EQ(a.samples, 4);
+  EXPECT_EQ(a.tokens, 13);
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.rows, b.rows);
+}
+
+TEST(Step, GradientsOfBothSplitsAgree) {
+  // The gradients themselves, before AdamW: one step with rate 0 leaves them in exp_avg, times 1 - beta1.
+  Config config;
+  config.optimizer.clip_norm = 0;
+  Rig whole(config), split(config);
+  whole.engine->run(0, {test::join(four_samples())});
+  split.engine->run(0, four_samples());
+  for (size_t i = 0; i < whole.optimizer->state().size(); i += 2) {
+    const auto& [name, x] = whole.optimizer->state()[i];
+    const at::Tensor y = split.optimizer->state()[i].second;
+    const double norm = at::linalg_vector_norm(x).item<double>();
+    EXPECT_LE(at::linalg_vector_norm(x - y).item<double>(), 1e-5 * norm + 1e-9) << name;
+  }
+}
+
+TEST(Step, EmptyMicroStepsChangeNothing) {
+  Rig plain, holes;
+  plain.engine->run(3, {tiny_sample(1, 4)});
+  const StepReport report = holes.engine->run(3, {Batch{}, tiny_sample(1, 4), Batch{}});
+  EXPECT_TRUE(report.updated);
+  EXPECT_EQ(largest_difference(plain.weights(), holes.weights()), 0.0);
+}
+
+TEST(Step, AStepWithoutTargetsUpdatesNothing) {
+  Rig run;
+  const auto before = run.weights();
+  for (auto& micros : {std::vector<Batch>{Batch{}, Batch{}}, std::vector<Batch>{}, std::vector<Batch>{tiny_sample(1, 0)}}) {
+    const StepReport report = run.engine->run(1, micros);
+    EXPECT_TRUE(report.finite);
+    EXPECT_FALSE(report.updated);
+    EXPECT_EQ(report.tokens, 0);
+  }
+  EXPECT_EQ(largest_difference(before, run.weights()), 0.0);
+  EXPECT_EQ(run.optimizer->updates(), 0);
+}
+
+TEST(Step, ReleasedAverageIsTheMeanOfMicroBatchMeans) {
+  Config config;
+  config.loss.average = Average::released;
+  Rig run(config), reference(config);
+  const auto samples = four_samples();
+  const StepContext context{draw_query_len(run.config.card, 0, 0, 0), run.config.data.max_length};
+  double ce = 0, v2t = 0, t2v = 0;
+  for (const Batch& sample : samples) {
+    const LossSums sums = reference.model->score(sample, context).sums;
+    ce += sums.ce.item<double>() / static_cast<double>(sums.ce_count) / 4;
+    if (sums.v2t_count > 0) v2t += sums.v2t.item<double>() / static_cast<double>(sums.v2t_count) / 4;
+    t2v += sums.t2v.item<double>() / static_cast<double>(sums.t2v_count) / 4;
+  }
+  const StepReport report = run.engine->run(0, four_samples());
+  EXPECT_NEAR(report.ce, ce, 1e-5);
+  EXPECT_NEAR(report.v2t, v2t, 1e-5);
+  EXPECT_NEAR(report.t2v, t2v, 1e-5);
+}
+
+TEST(Step, NonFiniteValuesLeaveEverythingAsItWas) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Rig run;
+    run.engine->run(0, four_samples());
+    const auto clean = run.weights();
+    const auto moments = run.optimizer->state()[0].second.clone();
+    Parameter* head = run.model->parameters().find("lm_head.weight");
+    const at::Tensor saved = head->master.detach().clone();
+    head->master.detach().view({-1}).narrow(0, 5, 1).fill_(bad);
+    const auto poisoned = run.weights();
+
+    const StepReport report = run.engine->run(1, four_samples());
+    EXPECT_FALSE(report.finite);
+    EXPECT_FALSE(report.updated);
+    EXPECT_THAT(report.ids, testing::ElementsAre("sample-1", "sample-2", "sample-5", "sample-3"));
+    for (size_t i = 0; i < poisoned.size(); ++i) EXPECT_EQ(memcmp(poisoned[i].data_ptr(), run.weights()[i].data_ptr(), poisoned[i].nbytes()), 0);
+    EXPECT_TRUE(at::equal(moments, run.optimizer->state()[0].second));
+    EXPECT_EQ(run.optimizer->updates(), 1);
+
+    // No trace of the bad step: with the weight repaired the next one is that of a run without it.
+    head->master.detach().copy_(saved);
+    Rig other;
+    other.engine->run(0, four_samples());
+    run.engine->run(2, four_samples());
+    other.engine->run(2, four_samples());
+    EXPECT_EQ(largest_difference(run.weights(), other.weights()), 0.0);
+  }
+}
+
+/// Stands for this process and others whose counts are known.
+class WithOthers : public SingleProcess {
+ public:
+  void all_reduce(at::Tensor& flat, ReduceOp, const Call&) override { flat.add_(100); }
+};
+
+TEST(LossWeights, CountsOfAllRanksDecide) {
+  WithOthers comm;
+  LossCounts global;
+  const std::vector<LossCounts> micros = {{20, 0, 8, 30}, {0, 0, 0, 0}};
+  const auto token = average_weights({.average = Average::token}, micros, comm, global);
+  EXPECT_EQ(global.ce, 120);
+  EXPECT_DOUBLE_EQ(token[0].ce, 1.0 / 120);
+  EXPECT_DOUBLE_EQ(token[0].v2t, 1.0 / 100);  // the others' tokens
+  EXPECT_DOUBLE_EQ(token[0].t2v, 1.0 / 108);
+  const auto released = average_weights({.average = Average::released}, micros, comm, global);
+  EXPECT_DOUBLE_EQ(released[0].ce, 1.0 / 101 / 20);
+  EXPECT_EQ(released[0].v2t, 0.0);
+  EXPECT_EQ(released[1].ce, 0.0);
+}
+
+TEST(QueryLength, IsAFunctionOfSeedAndStep) {
+  CardConfig card;
+  card.query_lens = {4, 16, 36};
+  std::set<int64_t> seen;
+  bool seeds_differ = false;
+  for (int64_t step = 0; step < 50; ++step) {
+    const int64_t q = draw_query_len(card, 1, step, 0);
+    seen.insert(q);
+    EXPECT_EQ(q, draw_query_len(card, 1, step, 3));
+    seeds_differ |= q != draw_query_len(card, 2, step, 0);
+  }
+  EXPECT_THAT(seen, testing::ElementsAre(4, 16, 36));
+  EXPECT_TRUE(seeds_differ);
+  card.draw = Draw::micro_step;
+  seen.clear();
+  for (int64_t micro = 0; micro < 50; ++micro) seen.insert(draw_query_len(card, 1, 0, micro));
+  EXPECT_EQ(seen.size(), 3u);
+}
+
+}  // namespace
+}  // namespace fusion

@@ -1,0 +1,16 @@
+// The subcommands of `fusion`. Each function adds one to the app; its callback does the work and sets the exit code.
+#pragma once
+
+#include "fusion/base/error.h"
+
+#include <CLI/CLI.hpp>
+
+namespace fusion::tools {
+
+void add_train(CLI::App& app, ExitCode& code);
+void add_data(CLI::App& app, ExitCode& code);
+void add_help(CLI::App& app, ExitCode& code);
+void add_verify(CLI::App& app, ExitCode& code);
+void add_bench(CLI::App& app, ExitCode& code);
+
+}  // namespace fusion::tools

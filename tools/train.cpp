@@ -1,0 +1,50 @@
+#include "tools.h"
+
+#include "fusion/base/log.h"
+#include "fusion/train/recipe.h"
+
+#include <filesystem>
+
+namespace fusion::tools {
+namespace {
+
+const std::map<std::string, PrintStyle> kStyles = {{"full", PrintStyle::full}, {"minimal", PrintStyle::minimal}, {"origin", PrintStyle::origin}};
+
+struct TrainArguments {
+  std::vector<std::string> words;
+  std::string print;
+};
+
+/// Config files come first and end in .yaml or .yml; what follows are overrides.
+void split(const std::vector<std::string>& words, std::vector<std::string>& files, std::vector<std::string>& overrides) {
+  for (const std::string& word : words) {
+    const auto extension = std::filesystem::path(word).extension();
+    const bool file = word.find('=') == std::string::npos && (extension == ".yaml" || extension == ".yml");
+    (file ? files : overrides).push_back(word);
+  }
+}
+
+ExitCode train(const TrainArguments& arguments) {
+  std::vector<std::string> files, overrides;
+  split(arguments.words, files, overrides);
+  if (!arguments.print.empty()) {
+    fmt::print("{}", print_recipe(load_recipe(files, overrides, Missing::keep), kStyles.at(arguments.print)));
+    return ExitCode::done;
+  }
+  const Recipe recipe = load_recipe(files, overrides);
+  log::setup(recipe.stages.front().config.log.level);
+  return run_recipe(recipe, overrides, FUSION_VERSION);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, ExitCode& code) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command = app.add_subcommand("train", "Train the stages of a config; the same command resumes after any stop.");
+  command->add_option("config", arguments->words, "CONFIG.yaml [MORE.yaml ...] [key=value ...]; `fusion help keys` lists the keys")->required();
+  command->add_option("--print-config", arguments->print, "Print the config and leave: full, minimal (what differs from the defaults) or origin")
+      ->check(CLI::IsMember({"full", "minimal", "origin"}));
+  command->callback([arguments, &code] { code = train(*arguments); });
+}
+
+}  // namespace fusion::tools
