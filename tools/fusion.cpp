@@ -20,8 +20,9 @@ int run(int argc, char** argv) {
   CLI::App app{"FUSION: vision-language models with text-guided encoding and interaction layers, trained and used from one program."};
   app.set_version_flag("-v,--version", "fusion " FUSION_VERSION);
   app.require_subcommand(1);
-  for (const auto add :
-       {fusion::tools::add_train, fusion::tools::add_data, fusion::tools::add_verify, fusion::tools::add_bench, fusion::tools::add_help})
+  namespace tools = fusion::tools;
+  for (const auto add : {tools::add_train, tools::add_data, tools::add_generate, tools::add_chat, tools::add_eval, tools::add_ckpt, tools::add_verify,
+                         tools::add_bench, tools::add_help})
     add(app, code);
   try {
     app.parse(argc, argv);

@@ -72,19 +72,30 @@ SampleOptions stage_samples(const DataConfig& data, const ModelConfig& model) {
   return options;
 }
 
-void export_folder(const fs::path& folder, const FusionModel& model, const Config& config, const Tokenizer& tokenizer,
-                   const std::vector<int64_t>& stop_ids, at::ScalarType dtype) {
+FolderConfig stage_folder_config(const FusionModel& model, const Config& config, const std::vector<int64_t>& stop_ids) {
+  FolderConfig folder;
+  folder.model = model.config();
+  folder.chat_template = config.model.chat_template;
+  folder.max_length = config.data.max_length;
+  folder.torch_dtype = config.train.dtype == ComputeDtype::bf16 ? at::kBFloat16 : at::kFloat;
+  folder.eos_token_ids = stop_ids;
+  return folder;
+}
+
+void write_model_files(const fs::path& folder, const FolderConfig& config, const Tokenizer& tokenizer) {
+  write_file(folder / "config.json", dump_json(folder_config_json(config)));
+  write_file(folder / "generation_config.json", dump_json(generation_config_json(config)));
+  tokenizer.save(folder);
+}
+
+void export_folder(const fs::path& folder, const FusionModel& model, const FolderConfig& config, const Tokenizer& tokenizer) {
   FolderContent content;
-  content.config.model = model.config();
-  content.config.chat_template = config.model.chat_template;
-  content.config.max_length = config.data.max_length;
-  content.config.torch_dtype = dtype;
-  content.config.eos_token_ids = stop_ids;
+  content.config = config;
   content.replace = true;
   std::map<std::string, at::Tensor> tensors;
   for (const Parameter& parameter : model.parameters().all()) {
     tensors[parameter.name] = parameter.master.defined() ? parameter.master.detach() : parameter.value.detach();
-    content.tensors.push_back({parameter.name, dtype, parameter.shape});
+    content.tensors.push_back({parameter.name, config.torch_dtype, parameter.shape});
   }
   content.source = [&](const TensorSpec& spec) { return tensors.at(spec.name).to(spec.dtype); };
   content.more_files = [&](const fs::path& to) { tokenizer.save(to); };

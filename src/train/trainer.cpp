@@ -202,13 +202,9 @@ void Trainer::periodic(bool save_now) {
 
 Json Trainer::evaluate() {
   if (!held_out_) return Json::object();
-  const ModelConfig& model = model_->config();
-  const bool neighbours_count = model.tune.pad_rows == PadRows::batch ||
-                                (model.decoder.rope_scaling == RopeScaling::longrope && model.decoder.longrope_by == LongropeBy::batch);
   EvaluateOptions options;
-  options.sample = stage_samples(config_.data, model);
-  options.query_len = inference_query_len(model.card);
-  if (neighbours_count) options.batch = 1;
+  options.sample = stage_samples(config_.data, model_->config());
+  options.query_len = inference_query_len(model_->config().card);
   options.samples = config_.data.eval_samples;
   options.workers = config_.data.workers;
   options.title = job_.title + " evaluation";
@@ -227,6 +223,10 @@ void Trainer::save() {
   for (const Parameter& parameter : model_->parameters().all()) content.model.push_back({parameter.name, parameter.master.detach()});
   for (const auto& [name, tensor] : optimizer_->state()) content.optimizer.push_back({name, tensor});
   content.state = state_.to_json();
+  // A checkpoint is a model folder too: `fusion generate` and `fusion eval` use it while the run goes on.
+  content.add_files = [this](const fs::path& folder) {
+    write_model_files(folder, stage_folder_config(*model_, config_, encoder_->stop_ids()), *tokenizer_);
+  };
   save_checkpoint(job_.folder.checkpoints(), state_.step, content, digests());
   prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
   failed_saves_ = 0;
@@ -247,8 +247,7 @@ void Trainer::finish() {
     save();
   }
   if (config_.checkpoint.export_model)
-    export_folder(job_.folder.export_folder(), *model_, config_, *tokenizer_, encoder_->stop_ids(),
-                  config_.train.dtype == ComputeDtype::bf16 ? at::kBFloat16 : at::kFloat);
+    export_folder(job_.folder.export_folder(), *model_, stage_folder_config(*model_, config_, encoder_->stop_ids()), *tokenizer_);
   write_file(job_.folder.finished(),
              dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));
   log::info("{}: finished after {} steps, {} samples", job_.title, state_.step, state_.samples);

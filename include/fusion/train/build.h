@@ -16,8 +16,13 @@ ModelConfig stage_model(const Config& config, const Origins& origins, const Toke
 
 SampleOptions stage_samples(const DataConfig& data, const ModelConfig& model);
 
-/// Writes the Hugging Face style folder of a model: config, weights in `dtype`, tokenizer files.
-void export_folder(const fs::path& folder, const FusionModel& model, const Config& config, const Tokenizer& tokenizer,
-                   const std::vector<int64_t>& stop_ids, at::ScalarType dtype);
+/// What config.json says of a stage's model; torch_dtype is train.dtype.
+FolderConfig stage_folder_config(const FusionModel& model, const Config& config, const std::vector<int64_t>& stop_ids);
+
+/// config.json, generation_config.json and tokenizer files, which make a folder with weights a model folder.
+void write_model_files(const fs::path& folder, const FolderConfig& config, const Tokenizer& tokenizer);
+
+/// Writes the Hugging Face style folder of a model: config, weights in its torch_dtype, tokenizer files.
+void export_folder(const fs::path& folder, const FusionModel& model, const FolderConfig& config, const Tokenizer& tokenizer);
 
 }  // namespace fusion
