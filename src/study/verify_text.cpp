@@ -1,9 +1,10 @@
 // Text cases (README of the text reference data): ids, labels, prompts, padding, raw encoding and decoding.
 #include "fusion/base/error.h"
 #include "fusion/base/json.h"
-#include "fusion/study/verify.h"
+#include "fusion/data/annotation.h"
 #include "fusion/text/conversation.h"
 #include "fusion/text/unicode.h"
+#include "verify_text_parts.h"
 
 #include <algorithm>
 #include <exception>
@@ -12,25 +13,6 @@
 
 namespace fusion {
 namespace {
-
-/// Counts unequal items of one quantity of one file and remembers the first.
-class Tally {
- public:
-  explicit Tally(std::string quantity) : quantity_(std::move(quantity)) {}
-  void add(const std::string& item, bool equal, const std::string& reason = {}) {
-    ++items_;
-    if (equal) return;
-    if (wrong_++ == 0) first_ = reason.empty() ? item : item + ": " + reason;
-  }
-  void report(const std::string& where, VerifyReport& out) const {
-    out.check(where, quantity_, static_cast<double>(items_ - wrong_), static_cast<double>(items_), static_cast<double>(wrong_), 0,
-              wrong_ ? "first: " + first_ : "");
-  }
-
- private:
-  std::string quantity_, first_;
-  int64_t items_ = 0, wrong_ = 0;
-};
 
 /// "position 17: ours 29871, expected 259" for two unequal lists.
 std::string first_difference(const Ids& ours, const Ids& expected) {
@@ -74,31 +56,34 @@ std::string text_of(const Json& row, const char* key) { return json_get<std::str
 struct Conversation {
   std::vector<Turn> turns;
   bool has_image = false;
+  int64_t length = 0;  // modality_length
   std::string error;
 };
 
+/// The id of a row that may be no valid JSON (lone surrogates): it stands in plain sight.
+std::string id_in(std::string_view row) {
+  constexpr std::string_view kKey = "\"id\":";
+  const size_t at = row.find(kKey);
+  if (at == std::string_view::npos) return "";
+  const size_t open = row.find('"', at + kKey.size()), close = row.find('"', open + 1);
+  return close == std::string_view::npos ? "" : std::string(row.substr(open + 1, close - open - 1));
+}
+
 std::map<std::string, Conversation> read_conversations(const fs::path& path) {
   std::map<std::string, Conversation> all;
-  for_each_line(path, [&](std::string_view line, const std::string& where) {
+  const AnnotationFile file(path);
+  for (int64_t row = 0; row < file.size(); ++row) {
     Conversation conversation;
-    std::string id;
     try {
-      const Json row = parse_json(line, where);
-      id = json_get<std::string>(row, "id", where);
-      conversation.has_image = row.contains("image");
-      FUSION_CHECK(row.contains("conversations") && row["conversations"].is_array(), "{}: no list 'conversations'", where);
-      for (const Json& turn : row["conversations"])
-        conversation.turns.push_back({json_get<std::string>(turn, "from", where), json_get<std::string>(turn, "value", where)});
+      Sample sample = file.sample(row);
+      conversation.turns = std::move(sample.turns);
+      conversation.has_image = !sample.image.empty();
+      conversation.length = file.modality_length(row);
     } catch (const Error& error) {
       conversation.error = error.what();
-      const std::string_view key = R"("id":)";  // a line that is no JSON (lone surrogates) still has its id in plain sight
-      if (const size_t at = line.find(key); id.empty() && at != std::string_view::npos) {
-        const size_t open = line.find('"', at + key.size()), close = line.find('"', open + 1);
-        if (close != std::string_view::npos) id = line.substr(open + 1, close - open - 1);
-      }
     }
-    all[id] = std::move(conversation);
-  });
+    all[id_in(file.row(row))] = std::move(conversation);
+  }
   return all;
 }
 
@@ -108,18 +93,22 @@ struct Chat {
   std::shared_ptr<const Tokenizer> tokenizer;
   ConversationEncoder encoder;
 
-  EncodedConversation encode(const std::string& id) const {
+  const Conversation& conversation(const std::string& id) const {
     const auto it = conversations.find(id);
-    FUSION_CHECK(it != conversations.end(), "no sample '{}' in conversations.jsonl", id);
-    if (!it->second.error.empty()) fail(ExitCode::data, "{}", it->second.error);
-    return encoder.encode(it->second.turns, {.has_image = it->second.has_image});
+    FUSION_CHECK(it != conversations.end(), "verify: no sample '{}' in conversations.jsonl", id);
+    return it->second;
+  }
+  EncodedConversation encode(const std::string& id) const {
+    const Conversation& sample = conversation(id);
+    if (!sample.error.empty()) fail(ExitCode::data, "{}", sample.error);
+    return encoder.encode(sample.turns, {.has_image = sample.has_image});
   }
 };
 
 bool must_match(const Json& row) { return text_of(row, "layout") != "other"; }
 
 void check_train(const Chat& chat, const fs::path& path, VerifyReport& out) {
-  Tally ids("input_ids"), labels("labels"), instructs("instructs");
+  Tally ids("input_ids"), labels("labels"), instructs("instructs"), lengths("modality_length");
   int64_t other = 0;
   for (const Json& row : read_rows(path)) {
     if (!must_match(row)) {
@@ -137,8 +126,9 @@ void check_train(const Chat& chat, const fs::path& path, VerifyReport& out) {
     compare(ids, id, ours.input_ids, ids_of(row, "input_ids"));
     compare(labels, id, ours.labels, ids_of(row, "labels"));
     compare(instructs, id, ours.instruct, ids_of(row, "instructs"));
+    lengths.add(id, chat.conversation(id).length == json_get<int64_t>(row, "modality_length", id));
   }
-  for (const Tally* tally : {&ids, &labels, &instructs}) tally->report(path.filename(), out);
+  for (const Tally* tally : {&ids, &labels, &instructs, &lengths}) tally->report(path.filename(), out);
   if (other > 0) out.skip(path.filename(), "layout other", fmt::format("{} row(s) for information only: accidents of the official code", other));
 }
 
@@ -356,6 +346,8 @@ VerifyReport verify_text(const fs::path& folder, const fs::path& tokenizers) {
   for (const auto& [file, name] : kVectors)
     if (const fs::path path = tokenizers / "vectors" / (std::string(file) + ".inp"); folders.contains(name) && fs::exists(path))
       check_vectors(*loaded.get(name), path, name, out);
+  if (const fs::path path = folder / "sampling.json"; fs::exists(path)) verify_orders(path, out);
+  if (const fs::path path = folder / "mixture"; fs::exists(path)) verify_mixtures(path, out);
   FUSION_CHECK(!out.rows.empty(), "verify: {} holds none of the files that its README describes", folder.string());
   return out;
 }

@@ -28,7 +28,8 @@ class LibraryEncoder : public PieceEncoder {
     if (prefix && !legacy_) text += kBlank;
     const auto lead = static_cast<int64_t>(text.size());
     text += segment;
-    const auto pieces = library_.EncodeAsImmutableProto(text).pieces();
+    const auto encoded = library_.EncodeAsImmutableProto(text);  // owns the pieces
+    const auto pieces = encoded.pieces();
     for (size_t i = guarded ? guard_ids_ : 0; i < pieces.size(); ++i) {
       out.ids.push_back(pieces[i].id());
       out.begins.push_back(offset + std::max<int64_t>(0, pieces[i].begin() - lead));

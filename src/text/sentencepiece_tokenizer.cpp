@@ -44,14 +44,15 @@ class SentencePieceTokenizer : public Tokenizer {
     EncodedPieces out;
     if (special && adds_bos_) out.ids.push_back(*bos_), out.begins.push_back(0);
     const size_t start = out.ids.size();
+    bool drop_blank;
     if (flags_.legacy || text.find(kBlank) == std::string_view::npos) {
-      encode_segments(text, out);
+      drop_blank = encode_segments(text, out);
     } else {
       const std::string spaced = replace_all(text, kBlank, " ");
-      encode_segments(spaced, out);
+      drop_blank = encode_segments(spaced, out);
       widen(text, spaced, out.begins);
     }
-    if (!flags_.legacy && out.ids.size() >= start + 2 && out.ids[start] == blank_ && special_[static_cast<size_t>(out.ids[start + 1])]) {
+    if (drop_blank) {
       out.ids.erase(out.ids.begin() + static_cast<ptrdiff_t>(start));
       out.begins.erase(out.begins.begin() + static_cast<ptrdiff_t>(start));
     }
@@ -109,7 +110,10 @@ class SentencePieceTokenizer : public Tokenizer {
     return model_.pieces[static_cast<size_t>(id)].text;
   }
 
-  void encode_segments(std::string_view text, EncodedPieces& out) const {
+  /// True when the ids begin with the lead's blank alone and a special token (which then loses the blank).
+  bool encode_segments(std::string_view text, EncodedPieces& out) const {
+    const size_t start = out.ids.size();
+    bool drop_blank = false;
     const bool lead = !flags_.legacy && flags_.prefix_space && !text.empty();  // one "\u2581" before the whole text
     bool strip_start = false;
     for (size_t at = 0;;) {
@@ -120,7 +124,8 @@ class SentencePieceTokenizer : public Tokenizer {
       if (match && match->token->lstrip) segment = strip_right(segment);
       const bool prefix = flags_.legacy ? model_.add_dummy_prefix && !segment.empty() : lead && at == 0;
       if (prefix || !segment.empty()) encoder_->encode(segment, prefix, offset, out);
-      if (!match) return;
+      if (!match) return drop_blank;
+      drop_blank |= !flags_.legacy && out.ids.size() == start + 1 && out.ids[start] == blank_ && special_[static_cast<size_t>(match->token->id)];
       out.ids.push_back(match->token->id);
       out.begins.push_back(static_cast<int64_t>(match->begin));
       strip_start = match->token->rstrip;
