@@ -61,8 +61,11 @@ TEST_P(Conversations, SupervisesAnswersAndTheirSeparator) {
   EXPECT_EQ(std::count(out.input_ids.begin(), out.input_ids.end(), kLatent), 2);
   EXPECT_EQ(out.images, 1);
   EXPECT_EQ(out.supervised, std::count_if(out.labels.begin(), out.labels.end(), [](int64_t label) { return label >= 0; }));
-  for (size_t i = 0; i < out.labels.size(); ++i)
-    if (out.labels[i] >= 0) EXPECT_EQ(out.labels[i], out.input_ids[i]);
+  for (size_t i = 0; i < out.labels.size(); ++i) {
+    if (out.labels[i] >= 0) {
+      EXPECT_EQ(out.labels[i], out.input_ids[i]);
+    }
+  }
   for (const int64_t turn : {0, 1}) {
     const std::string text = supervised_text(out, turn), end(strings().answer_end);
     ASSERT_TRUE(text.ends_with(end)) << text;
@@ -166,7 +169,7 @@ TEST_P(Conversations, StopsAndAnswerText) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Templates, Conversations, testing::Values(Template::phi_3, Template::llama_3, Template::vicuna_v1, Template::qwen_2),
-                         [](const auto& info) { return enum_name(info.param); });
+                         [](const auto& test) { return enum_name(test.param); });
 
 TEST(ConversationEncoder, NeedsTheSeparatorAsAToken) {
   TempFolder folder;
