@@ -1,7 +1,6 @@
 // WebP through libwebp; of an animation the first frame on its canvas, the rest of which is black.
 #include "codec.h"
 
-#include <algorithm>
 #include <memory>
 
 #include <webp/decode.h>
@@ -37,22 +36,9 @@ void decode_webp(Bytes file, Image& image) {
 
   const int stride = 3 * image.width;
   uint8_t* corner = image.rgb.data() + static_cast<ptrdiff_t>(frame.y_offset) * stride + 3 * frame.x_offset;
-  const uint8_t* bytes = frame.fragment.bytes;
-  const size_t size = frame.fragment.size;
-  bool good;
-  if (!frame.has_alpha) {
-    const size_t room = static_cast<size_t>(frame.height - 1) * static_cast<size_t>(stride) + static_cast<size_t>(3 * frame.width);
-    good = WebPDecodeRGBInto(bytes, size, corner, room, stride) != nullptr;
-  } else {  // alpha is dropped, but decoded, so that damage in it is noticed
-    std::vector<uint8_t> rgba(size_t{4} * static_cast<size_t>(frame.width) * static_cast<size_t>(frame.height));
-    good = WebPDecodeRGBAInto(bytes, size, rgba.data(), rgba.size(), 4 * frame.width) != nullptr;
-    for (int y = 0; good && y < frame.height; ++y) {
-      const uint8_t* from = rgba.data() + size_t{4} * static_cast<size_t>(frame.width) * static_cast<size_t>(y);
-      uint8_t* to = corner + static_cast<ptrdiff_t>(y) * stride;
-      for (int x = 0; x < frame.width; ++x, from += 4, to += 3) std::copy_n(from, 3, to);
-    }
-  }
-  if (!good) fail(ExitCode::data, "image: WebP: broken picture data");
+  const size_t room = static_cast<size_t>(frame.height - 1) * static_cast<size_t>(stride) + static_cast<size_t>(3 * frame.width);
+  // Alpha is dropped, but libwebp decodes it all the same and notices damage in it.
+  if (!WebPDecodeRGBInto(frame.fragment.bytes, frame.fragment.size, corner, room, stride)) fail(ExitCode::data, "image: WebP: broken picture data");
 }
 
 }  // namespace fusion

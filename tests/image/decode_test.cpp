@@ -129,18 +129,40 @@ TEST(Decode, RefusesBombsByTheirHeader) {
     }
 }
 
-// The last scan of a progressive JPEG again and again costs a pass over the picture each time.
+// A pass over the picture costs time but hardly a byte: there may be max_scans of them, on large pictures fewer.
 TEST(Decode, RefusesTooManyScans) {
   const std::string file = read_file(test::own_data("image/progressive_444.jpg"));
   const size_t scan = file.rfind("\xff\xda"), end = file.rfind("\xff\xd9");
-  std::string many = file.substr(0, end);
-  for (int i = 0; i < 200; ++i) many += file.substr(scan, end - scan);
-  EXPECT_THAT(refusal(many + "\xff\xd9"), testing::HasSubstr("scans"));
+  const auto with_more = [&](int scans) {
+    std::string longer = file.substr(0, end);
+    for (int i = 0; i < scans; ++i) longer += file.substr(scan, end - scan);
+    return longer + "\xff\xd9";
+  };
+  EXPECT_THAT(refusal(with_more(200)), testing::HasSubstr("scans of 21x30 pixels; at most 100"));
   DecodeOptions small;
   small.max_pixels = 21 * 30;
   EXPECT_EQ(refusal(file, small), "");
+  EXPECT_THAT(refusal(with_more(15), small), testing::HasSubstr("fewer for large pictures"));
   small.max_scans = 3;
   EXPECT_THAT(refusal(file, small), testing::HasSubstr("at most 3"));
+}
+
+// libjpeg only warns and fills in; a missing piece of the data in front of the end marker is damage.
+TEST(Decode, JpegWarningsAreDamage) {
+  for (const char* name : {"baseline_420.jpg", "progressive_444.jpg", "cmyk.jpg", "grey.jpg"}) {
+    const std::string file = read_file(test::own_data(std::string("image/") + name));
+    const size_t end = file.rfind("\xff\xd9");
+    EXPECT_THAT(refusal(file.substr(0, end - 12) + "\xff\xd9"), testing::HasSubstr("premature end")) << name;
+    EXPECT_THAT(refusal(file.substr(0, end) + std::string(40, 'a') + "\xff\xd9"), testing::HasSubstr("extraneous bytes")) << name;
+  }
+}
+
+TEST(Decode, WebpDamageInTheDroppedAlpha) {
+  std::string file = read_file(test::own_data("image/lossy_alpha.webp"));
+  const size_t alpha = file.find("ALPH");
+  ASSERT_NE(alpha, std::string::npos);
+  std::fill_n(file.begin() + static_cast<ptrdiff_t>(alpha) + 9, static_cast<uint8_t>(file[alpha + 4]) - 1, '\xff');
+  EXPECT_THAT(refusal(file), testing::HasSubstr("broken picture data"));
 }
 
 // What is not pixels may hold anything as long as its checksum is right; a wrong checksum anywhere is damage.
@@ -155,20 +177,56 @@ TEST(Decode, PngChunksBesideThePixels) {
   }
 }
 
-// A picture whose code stream names a string that does not exist yet; giflib alone would draw something.
-TEST(Decode, GifWithAnImpossibleCode) {
-  std::string gif("GIF89a\x02\0\x02\0\x80\0\0\x0a\x14\x1e\x28\x32\x3c", 19);
-  gif += std::string(",\0\0\0\0\x02\0\x02\0\0\x02", 11);
-  const auto stream = [&](std::vector<int> codes) {
+std::string little16(int value) { return {static_cast<char>(value), static_cast<char>(value >> 8)}; }
+
+struct SmallGif {
+  std::string global, local;  // palettes of two colours, or empty
+  int canvas_width = 2, canvas_height = 1, left = 0, top = 0, width = 2, height = 1;
+  int transparent = -1;
+  std::vector<int> codes = {4, 0, 1, 5};  // 3 bits each: clear, index 0, index 1, end
+
+  std::string file() const {
+    std::string out = "GIF89a" + little16(canvas_width) + little16(canvas_height) + (global.empty() ? '\0' : '\x80') + std::string(2, '\0') + global;
+    if (transparent >= 0) out += std::string("!\xf9\x04\x01\0\0", 6) + static_cast<char>(transparent) + '\0';
+    out += "," + little16(left) + little16(top) + little16(width) + little16(height) + (local.empty() ? '\0' : '\x80') + local + '\x02';
     uint32_t bits = 0;
     for (size_t i = 0; i < codes.size(); ++i) bits |= static_cast<uint32_t>(codes[i]) << 3 * i;
-    return gif + std::string("\x03", 1) + static_cast<char>(bits) + static_cast<char>(bits >> 8) + static_cast<char>(bits >> 16) +
-           std::string("\0;", 2);
+    return out + '\x02' + little16(static_cast<int>(bits)) + '\0' + ";";
+  }
+  std::vector<uint8_t> rgb() const { return decode_image(bytes_of(file())).rgb; }
+};
+
+const std::string kColors("\x0a\x14\x1e\x28\x32\x3c"), kOthers("\x09\x08\x07\x06\x05\x04"), kRamp("\0\0\0\1\1\1", 6);
+
+// Pillow 11.1 gives these bytes.
+TEST(Decode, GifPalettes) {
+  const std::vector<uint8_t> colors = {10, 20, 30, 40, 50, 60}, others = {9, 8, 7, 6, 5, 4}, grey = {0, 0, 0, 1, 1, 1};
+  EXPECT_EQ((SmallGif{kColors, ""}.rgb()), colors);
+  EXPECT_EQ((SmallGif{kColors, kOthers}.rgb()), others);
+  EXPECT_EQ((SmallGif{kColors, kRamp}.rgb()), colors);  // a grey ramp counts as no palette
+  EXPECT_EQ((SmallGif{kRamp, kOthers}.rgb()), others);
+  EXPECT_EQ((SmallGif{"", ""}.rgb()), grey);
+}
+
+TEST(Decode, GifFrameOnItsCanvas) {
+  const std::vector<uint8_t> zero = {10, 20, 30}, one = {40, 50, 60};
+  const auto joined = [](const std::vector<std::vector<uint8_t>>& pixels) {
+    std::vector<uint8_t> rgb;
+    for (const auto& pixel : pixels) rgb.insert(rgb.end(), pixel.begin(), pixel.end());
+    return rgb;
   };
-  const Image image = decode_image(bytes_of(stream({4, 0, 1, 6, 5})));  // clear, 0, 1, "0 1", end
-  EXPECT_EQ(image.rgb, (std::vector<uint8_t>{10, 20, 30, 40, 50, 60, 10, 20, 30, 40, 50, 60}));
-  EXPECT_THAT(refusal(stream({4, 0, 7, 6, 5})), testing::HasSubstr("impossible code 7 after 1 pixels"));
-  EXPECT_THAT(refusal(stream({4, 0, 1, 5})), testing::HasSubstr("2 of 4 pixels"));
+  EXPECT_EQ((SmallGif{kColors, "", 4, 2, 1, 1}.rgb()), joined({zero, zero, zero, zero, zero, zero, one, zero}));
+  EXPECT_EQ((SmallGif{kColors, "", 4, 2, 1, 1, 2, 1, 1}.rgb()), joined({one, one, one, one, one, zero, one, one}));
+  // The frame reaches beyond the canvas, which grows.
+  EXPECT_EQ((SmallGif{kColors, "", 2, 1, 1, 0}.rgb()), joined({zero, zero, one}));
+}
+
+// A code names a string that does not exist yet; giflib alone would draw something.
+TEST(Decode, GifWithAnImpossibleCode) {
+  const auto with_codes = [](std::vector<int> codes) { return SmallGif{kColors, "", 2, 2, 0, 0, 2, 2, -1, std::move(codes)}; };
+  EXPECT_EQ(with_codes({4, 0, 1, 6, 5}).rgb(), (std::vector<uint8_t>{10, 20, 30, 40, 50, 60, 10, 20, 30, 40, 50, 60}));  // 6 is "0 1"
+  EXPECT_THAT(refusal(with_codes({4, 0, 7, 6, 5}).file()), testing::HasSubstr("impossible code 7 after 1 pixels"));
+  EXPECT_THAT(refusal(with_codes({4, 0, 1, 5}).file()), testing::HasSubstr("2 of 4 pixels"));
 }
 
 TEST(Encode, PngKeepsEveryByte) {

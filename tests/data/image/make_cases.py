@@ -41,6 +41,15 @@ def bitmap(width, height, bits, compression, header, rows):
     return b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + info + header + rows
 
 
+def moved(webp, width, height, left, top):
+    """An animated WebP on a larger canvas, its first frame away from the corner."""
+    out = bytearray(webp)
+    canvas, frame = out.index(b"VP8X") + 12, out.index(b"ANMF") + 8
+    for at, value in ((canvas, width - 1), (canvas + 3, height - 1), (frame, left // 2), (frame + 3, top // 2)):
+        out[at : at + 3] = value.to_bytes(3, "little")
+    return bytes(out)
+
+
 def write_pictures():
     picture("RGB", 23, 17).save(HERE / "baseline_420.jpg", quality=80)
     picture("RGB", 21, 30).save(HERE / "progressive_444.jpg", quality=60, subsampling=0, progressive=True)
@@ -52,8 +61,10 @@ def write_pictures():
     Image.fromarray(waves(12, 10, 1)[..., 0].astype(np.uint16) * 3).save(HERE / "grey16.png")
     picture("RGB", 33, 20).save(HERE / "lossy.webp", quality=40)
     picture("RGBA", 12, 9).save(HERE / "lossless_alpha.webp", lossless=True)
+    picture("RGBA", 11, 14).save(HERE / "lossy_alpha.webp", quality=30)
     frames = [picture("RGB", 20, 14), picture("RGB", 20, 14).rotate(180)]
     frames[0].save(HERE / "animated.webp", save_all=True, append_images=frames[1:], quality=30)
+    (HERE / "animated_offset.webp").write_bytes(moved((HERE / "animated.webp").read_bytes(), 26, 18, 4, 2))
     palette_picture(18, 25).save(HERE / "interlaced.gif", interlace=True)
     palette_picture(14, 14).save(HERE / "animated.gif", save_all=True, append_images=[palette_picture(14, 14).rotate(90)], transparency=2)
     picture("RGB", 15, 8).save(HERE / "rgb24.bmp")
