@@ -20,7 +20,7 @@ TEST(ByteBpe, MergesPiecesAndPutsBosInFront) {
   const auto id = [&](const char* token) { return tokenizer->token_id(token).value(); };
   const int64_t bos = id("<|begin_of_text|>");
   EXPECT_EQ(tokenizer->encode(""), Ids{bos});
-  EXPECT_EQ(tokenizer->encode("the cat", false), (Ids{id("the"), id("\u0120c"), id("a"), id("t")}));  // " c" comes before "ca" could
+  EXPECT_EQ(tokenizer->encode("the cat", false), (Ids{id("the"), id("\u0120"), id("cat")}));  // "ca" comes before " c"
   EXPECT_EQ(tokenizer->encode("catalogue", false), Ids{id("catalogue")});
   EXPECT_EQ(tokenizer->encode("1234", false), (Ids{id("123"), id("4")}));
   EXPECT_EQ(tokenizer->encode("a<|eot_id|>\n\nb"), (Ids{bos, id("a"), id("<|eot_id|>"), id("\u010A\u010A"), id("b")}));
@@ -47,7 +47,7 @@ TEST(ByteBpe, FollowsTheFilesFlags) {
   Json config = test::tiny_bpe_config();
   config["clean_up_tokenization_spaces"] = true;
   const auto cleaning = load(folder, json, config);
-  EXPECT_EQ(cleaning->decode(cleaning->encode("Yes . I do n't ; you 're ' right ' !")), "Yes. I don't ; you're'right'!");
+  EXPECT_EQ(cleaning->decode(cleaning->encode("Yes . I do n't ; you 're ' right ' !")), "Yes. I don't ; you're'right '!");  // " !" goes before " ' " could
   EXPECT_NE(cleaning->digest(), tokenizer->digest());
 }
 
