@@ -1,6 +1,7 @@
 // Byte-level BPE from a tokenizer.json, as LLaMA-3 and Qwen2 have it (formats.md 3.5).
 #include "fusion/base/error.h"
 #include "fusion/text/merges.h"
+#include "fusion/text/nfc.h"
 #include "fusion/text/pretokenizer.h"
 #include "fusion/text/tokenizer_settings.h"
 #include "fusion/text/unicode.h"
@@ -54,7 +55,7 @@ struct BpeModel {
   std::unordered_map<std::string_view, uint32_t> ids;  // views into tokens
   std::vector<std::pair<uint32_t, uint32_t>> merges;   // by rank
   bool merges_as_pairs = false;                        // ["a", "b"] rather than "a b"
-  bool ignore_merges = false;
+  bool ignore_merges = false, nfc = false;
   SplitRule rule{};
   std::string bos;  // what the post-processor puts in front; empty = nothing
   std::vector<AddedToken> added;
@@ -184,7 +185,10 @@ BpeModel read_bpe_model(const fs::path& path) {
     unsupported(where, "model.byte_fallback (a SentencePiece vocabulary written as tokenizer.json)");
   for (const char* key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"})
     if (const Json* value = member(bpe, key); value && *value != "") unsupported(where, std::string("model.") + key);
-  if (member(model.frame, "normalizer")) unsupported(where, "normalizer " + type_of(*member(model.frame, "normalizer"), where));
+  if (const Json* normalizer = member(model.frame, "normalizer")) {
+    model.nfc = type_of(*normalizer, where) == "NFC";
+    if (!model.nfc) unsupported(where, "normalizer " + type_of(*normalizer, where));
+  }
   if (const Json* decoder = member(model.frame, "decoder"); !decoder || type_of(*decoder, where) != "ByteLevel")
     unsupported(where, "decoder (ByteLevel is needed)");
   FUSION_CHECK(bpe.contains("vocab") && bpe.contains("merges"), "{}: model.vocab and model.merges are needed", where);
@@ -230,12 +234,17 @@ class ByteBpeTokenizer : public Tokenizer {
     std::vector<Symbol> symbols;
     for (size_t at = 0;;) {
       const auto match = settings_.added.next(text, at);
-      const std::string_view segment = text.substr(0, match ? match->begin : text.size());
-      while (at < segment.size()) {
-        const size_t end = piece_end(segment, at, model_.rule);
-        merge(segment, at, end, symbols);
-        for (const Symbol& symbol : symbols) ids.push_back(symbol.id), starts.push_back(symbol.begin);
-        at = end;
+      const std::string_view segment = text.substr(at, match ? match->begin - at : std::string_view::npos);
+      const NormalizedText normal = model_.nfc ? normalize_nfc(segment) : NormalizedText{};
+      const std::string_view pieces = model_.nfc ? std::string_view(normal.text) : segment;
+      for (size_t begin = 0; begin < pieces.size();) {
+        const size_t end = piece_end(pieces, begin, model_.rule);
+        merge(pieces, begin, end, symbols);
+        for (const Symbol& symbol : symbols) {
+          ids.push_back(symbol.id);
+          starts.push_back(static_cast<int64_t>(at + (model_.nfc ? normal.source[symbol.begin] : symbol.begin)));
+        }
+        begin = end;
       }
       if (!match) break;
       ids.push_back(match->token->id), starts.push_back(static_cast<int64_t>(match->begin));
@@ -306,8 +315,8 @@ class ByteBpeTokenizer : public Tokenizer {
 
   /// Everything that decides ids, for the digest.
   std::string content() const {
-    std::string text =
-        fmt::format("byte-level BPE\n{}{}{}\n{}\n{}\n", model_.ignore_merges, clean_up_, model_.rule.digits, model_.bos, settings_.digest_lines());
+    std::string text = fmt::format("byte-level BPE\n{}{}{}{}\n{}\n{}\n", model_.ignore_merges, model_.nfc, clean_up_, model_.rule.digits, model_.bos,
+                                   settings_.digest_lines());
     for (const std::string& token : model_.tokens) text.append(std::to_string(token.size())).append(1, ':').append(token);
     for (const auto& [left, right] : model_.merges) text += fmt::format("\n{} {}", left, right);
     return text;

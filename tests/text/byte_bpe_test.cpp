@@ -1,7 +1,13 @@
 #include "errors.h"
+#include "fusion/text/nfc.h"
 #include "shared_data.h"
 #include "temp_folder.h"
 #include "text_tools.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <memory>
 
 namespace fusion {
 namespace {
@@ -47,8 +53,44 @@ TEST(ByteBpe, FollowsTheFilesFlags) {
   Json config = test::tiny_bpe_config();
   config["clean_up_tokenization_spaces"] = true;
   const auto cleaning = load(folder, json, config);
-  EXPECT_EQ(cleaning->decode(cleaning->encode("Yes . I do n't ; you 're ' right ' !")), "Yes. I don't ; you're'right '!");  // " !" goes before " ' " could
+  EXPECT_EQ(cleaning->decode(cleaning->encode("Yes . I do n't ; you 're ' right ' !")),
+            "Yes. I don't ; you're'right '!");  // " !" goes before " ' " could
   EXPECT_NE(cleaning->digest(), tokenizer->digest());
+}
+
+TEST(ByteBpe, NormalisesWhereTheFileSaysSo) {
+  TempFolder folder;
+  Json json = test::tiny_bpe_json();
+  json["normalizer"] = {{"type", "NFC"}};
+  const auto tokenizer = load(folder, json);
+  std::vector<int64_t> begins;
+  const std::string text = "a\u0301e\u0301\u0301<|eot_id|>the e\u0301";
+  const Ids ids = tokenizer->encode(text, false, &begins);
+  EXPECT_EQ(tokenizer->decode(ids), "\u00E1\u00E9\u0301<|eot_id|>the \u00E9");
+  EXPECT_EQ(ids.back(), tokenizer->token_id("\u00C3\u00A9"));
+  const auto begin_of = [&](const char* token) {
+    return begins[static_cast<size_t>(std::find(ids.begin(), ids.end(), *tokenizer->token_id(token)) - ids.begin())];
+  };
+  EXPECT_EQ(begin_of("<|eot_id|>"), static_cast<int64_t>(text.find("<|eot_id|>")));
+  EXPECT_EQ(begin_of("the"), static_cast<int64_t>(text.find("the")));
+  EXPECT_EQ(begins.back(), static_cast<int64_t>(text.find("e\u0301", text.find("the"))));
+  EXPECT_NE(load(folder)->digest(), tokenizer->digest());
+}
+
+/// Cut into runs and normalised one by one = normalised as a whole.
+TEST(Nfc, RunsAreIndependent) {
+  RandomStream draw({15});
+  for (int round = 0; round < 2000; ++round) {
+    const std::string text = test::random_text(draw, draw.below(20)) + "\u1100\u1161e\u0323\u0301\u212B";
+    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> whole(utf8proc_NFC(reinterpret_cast<const utf8proc_uint8_t*>(text.c_str())),
+                                                                        &std::free);
+    const NormalizedText ours = normalize_nfc(text);
+    ASSERT_EQ(ours.text, reinterpret_cast<const char*>(whole.get()));
+    ASSERT_EQ(ours.text.size(), ours.source.size());
+    ASSERT_TRUE(std::is_sorted(ours.source.begin(), ours.source.end()));
+    for (size_t i = 0; i < ours.text.size(); ++i)
+      if (static_cast<unsigned char>(ours.text[i]) < 0x80 && ours.text[i] != text[ours.source[i]]) FAIL() << text << " at " << i;
+  }
 }
 
 TEST(ByteBpe, DecodesWhatItEncodes) {
