@@ -41,6 +41,8 @@ constexpr Rule kRules[] = {
      "the first bad sample ends the run"},
     {"schedule.warmup_ratio", "schedule.warmup_steps", [](const Config& c) { return c.schedule.warmup_steps >= 0; }, "warm-up is given in steps"},
     {"schedule.min_ratio", "schedule.type", [](const Config& c) { return c.schedule.type == ScheduleType::constant; }, "the rate does not fall"},
+    {"runtime.lanes", "runtime.device", [](const Config& c) { return c.runtime.device == Device::cuda && c.runtime.lanes > 1; },
+     "lanes are threads of a CPU"},
     {"train.max_skips", "train.non_finite", [](const Config& c) { return c.train.non_finite == NonFinite::abort; },
      "the first non-finite step ends the run"},
 };

@@ -9,14 +9,16 @@
 
 namespace fusion {
 
-void TapePolicy::accumulate(Parameter& parameter, at::Tensor gradient) {
-  if (parameter.grad.defined()) {
-    parameter.grad.add_(gradient);
+void add_gradient(at::Tensor& sum, at::Tensor gradient) {
+  if (sum.defined()) {
+    sum.add_(gradient);
   } else {
     // A view or an expanded gradient must not be kept: later uses are added in place.
-    parameter.grad = gradient.is_contiguous() && gradient.scalar_type() == at::kFloat ? gradient : gradient.to(at::kFloat).contiguous();
+    sum = gradient.is_contiguous() && gradient.scalar_type() == at::kFloat ? std::move(gradient) : gradient.to(at::kFloat).contiguous();
   }
 }
+
+void TapePolicy::accumulate(Parameter& parameter, at::Tensor gradient) { add_gradient(parameter.grad, std::move(gradient)); }
 
 Tensors Tape::run(Unit* unit, Tensors inputs, Function fn, bool recompute) {
   if (unit) policy_.acquire(*unit);

@@ -44,10 +44,16 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   // 2. Accumulate.
   averages_.zero_();
   std::vector<std::string> ids;
-  for (size_t m = 0; m < micros.size(); ++m) {
-    const Batch batch = std::move(micros[m]);
-    ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
-    if (global.ce > 0) accumulate(batch, contexts[m], counts[m], weights[m]);
+  for (const Batch& batch : micros) ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
+  if (global.ce > 0) {
+    GradientTurns turns(static_cast<int64_t>(micros.size()));
+    std::vector<LossSums> sums(micros.size());
+    run_lanes(averages_.is_cpu() ? config_.runtime.lanes : 1, static_cast<int64_t>(micros.size()), [&](int64_t m) {
+      MicroGradients gradients(turns, m);
+      const Batch batch = std::move(micros[m]);
+      sums[m] = accumulate(gradients, batch, contexts[m], counts[m], weights[m]);
+    });
+    for (size_t m = 0; m < micros.size(); ++m) add_averages(sums[m], weights[m]);
   }
   averages_.narrow(0, 3, 1).fill_(static_cast<double>(ids.size()));
 
@@ -65,8 +71,9 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   return report;
 }
 
-void StepEngine::accumulate(const Batch& batch, const StepContext& context, const LossCounts& counts, const LossWeights& weights) {
-  Tape tape(true, policy_);
+LossSums StepEngine::accumulate(TapePolicy& policy, const Batch& batch, const StepContext& context, const LossCounts& counts,
+                                const LossWeights& weights) const {
+  Tape tape(true, policy);
   const LossSums sums = model_.losses(tape, batch, context);
   if (sums.ce_count != counts.ce || sums.v2t_count != counts.v2t || sums.t2v_count != counts.t2v)
     fail(ExitCode::failure, "train: the model counts {} {} {} loss items, the layout {} {} {}", sums.ce_count, sums.v2t_count, sums.t2v_count,
@@ -75,15 +82,21 @@ void StepEngine::accumulate(const Batch& batch, const StepContext& context, cons
   const at::NoGradGuard no_grad;
   const double lambda = model_.config().loss.dsm_weight;
   std::vector<std::pair<at::Tensor, at::Tensor>> seeds;
-  const auto add = [&](int64_t part, const at::Tensor& sum, double weight, double factor) {
-    if (!sum.defined()) return;
-    averages_.select(0, part).add_(sum, weight);
-    if (weight * factor != 0) seeds.emplace_back(sum, at::full({}, weight * factor, sum.options().requires_grad(false)));
+  const auto seed = [&](const at::Tensor& sum, double weight) {
+    if (sum.defined() && weight != 0) seeds.emplace_back(sum, at::full({}, weight, sum.options().requires_grad(false)));
   };
-  add(0, sums.ce, weights.ce, 1.0);
-  add(1, sums.v2t, weights.v2t, lambda);
-  add(2, sums.t2v, weights.t2v, lambda);
+  seed(sums.ce, weights.ce);
+  seed(sums.v2t, weights.v2t * lambda);
+  seed(sums.t2v, weights.t2v * lambda);
   tape.backward(seeds);
+  return sums;
+}
+
+void StepEngine::add_averages(const LossSums& sums, const LossWeights& weights) {
+  const at::NoGradGuard no_grad;
+  if (sums.ce.defined()) averages_.select(0, 0).add_(sums.ce, weights.ce);
+  if (sums.v2t.defined()) averages_.select(0, 1).add_(sums.v2t, weights.v2t);
+  if (sums.t2v.defined()) averages_.select(0, 2).add_(sums.t2v, weights.t2v);
 }
 
 void StepEngine::finish_losses(StepReport& report) {

@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -93,6 +94,46 @@ TEST(Step, EmptyMicroStepsChangeNothing) {
   const StepReport report = holes.engine->run(3, {Batch{}, tiny_sample(1, 4), Batch{}});
   EXPECT_TRUE(report.updated);
   EXPECT_EQ(largest_difference(plain.weights(), holes.weights()), 0.0);
+}
+
+TEST(Step, LanesDoNotChangeABit) {
+  // Six micro-batches of different lengths, one of them empty, on one lane and on three; more than once, as the threads may meet in any order.
+  const auto micros = [] {
+    auto batches = four_samples();
+    batches.insert(batches.begin() + 1, Batch{});
+    batches.push_back(test::join(four_samples()));
+    return batches;
+  };
+  Rig plain;
+  for (int64_t step = 0; step < 3; ++step) plain.engine->run(step, micros());
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    Config config;
+    config.runtime.lanes = 3;
+    Rig lanes(config);
+    at::set_num_threads(3);
+    for (int64_t step = 0; step < 3; ++step) EXPECT_TRUE(lanes.engine->run(step, micros()).updated);
+    EXPECT_EQ(largest_difference(plain.weights(), lanes.weights()), 0.0);
+  }
+}
+
+TEST(Lanes, RunEachMicroBatchOnceAndRethrowAFailure) {
+  at::set_num_threads(3);
+  for (const int64_t lanes : {1, 2, 3}) {
+    std::vector<std::atomic<int>> runs(20);
+    run_lanes(lanes, 20, [&](int64_t m) { ++runs[static_cast<size_t>(m)]; });
+    EXPECT_TRUE(std::all_of(runs.begin(), runs.end(), [](const auto& n) { return n == 1; }));
+    // The others wait for the one that fails; none may wait for ever.
+    GradientTurns turns(20);
+    const Unit unit{"unit", {}};
+    EXPECT_THROW(run_lanes(lanes, 20,
+                           [&](int64_t m) {
+                             MicroGradients gradients(turns, m);
+                             if (m == 7) fail(ExitCode::failure, "no memory");
+                             gradients.gradients_complete(unit);
+                           }),
+                 Error);
+  }
+  at::set_num_threads(1);
 }
 
 TEST(Step, AStepWithoutTargetsUpdatesNothing) {

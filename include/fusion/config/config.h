@@ -175,12 +175,15 @@ struct LogConfig {
 
 struct RuntimeConfig {
   Device device = Device::automatic;
-  int64_t threads = 0;
+  int64_t threads = 0, lanes = 1;
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("device", device, "automatic takes a GPU when there is one.");
     v("threads", threads, "Threads inside one operator; 0 = one per core. Bits of the result depend on it.", v.at_least(0));
+    v("lanes", lanes,
+      "Micro-batches of a step computed side by side on a CPU, one thread each: faster for small models, at that many times the activations.",
+      v.positive());
   }
 };
 

@@ -8,6 +8,9 @@
 
 namespace fusion {
 
+/// Adds in fp32; an undefined sum takes the gradient over.
+void add_gradient(at::Tensor& sum, at::Tensor gradient);
+
 /// What sharding hangs on the tape's walk. The default keeps everything in place and adds gradients in fp32.
 class TapePolicy {
  public:

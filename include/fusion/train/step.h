@@ -1,6 +1,7 @@
 // One optimizer step: draw, weigh, accumulate, guard, update.
 #pragma once
 
+#include "fusion/train/lanes.h"
 #include "fusion/train/loss.h"
 #include "fusion/train/optimizer.h"
 #include "fusion/train/schedule.h"
@@ -34,7 +35,8 @@ class StepEngine {
   StepReport run(int64_t step, std::vector<Batch> micros);
 
  private:
-  void accumulate(const Batch& batch, const StepContext& context, const LossCounts& counts, const LossWeights& weights);
+  LossSums accumulate(TapePolicy& policy, const Batch& batch, const StepContext& context, const LossCounts& counts, const LossWeights& weights) const;
+  void add_averages(const LossSums& sums, const LossWeights& weights);
   void finish_losses(StepReport& report);
 
   const FusionModel& model_;
@@ -42,7 +44,6 @@ class StepEngine {
   const Schedule& schedule_;
   const Config& config_;
   Communicator& comm_;
-  TapePolicy policy_;
   at::Tensor averages_;  // fp64 [4] on the device: ce, v2t, t2v; samples. Read once per step
 };
 
