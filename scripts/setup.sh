@@ -14,7 +14,7 @@ readonly PACKAGES=(
   libgloo-dev libsentencepiece-dev libyaml-cpp-dev libspdlog-dev libfmt-dev libcli11-dev
   libopencv-core-dev libopencv-imgproc-dev
   nlohmann-json3-dev libsimdjson-dev libturbojpeg0-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libgif-dev
-  libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev zlib1g-dev
+  libpcre2-dev libutf8proc-dev libgoogle-perftools-dev libxxhash-dev libssl-dev zlib1g-dev
   libgtest-dev libgmock-dev libbenchmark-dev)
 
 say() { printf 'setup: %s\n' "$*" >&2; }

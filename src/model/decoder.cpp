@@ -98,69 +98,52 @@ DecoderRows Decoder::rows(const Offsets& samples, at::Device device) const {
   return {samples, rope_.table(positions, long_factors, embedding_->value.scalar_type(), device)};
 }
 
-Decoder::Qkv Decoder::project(const DecoderLayer& layer, const at::Tensor& normal, const RopeTable& rope) const {
-  const auto& decoder = config_.decoder;
-  const int64_t size = decoder.head_size(), heads = decoder.num_attention_heads, kv_heads = decoder.num_key_value_heads;
-  Qkv qkv;
-  if (layer.qkv_proj.weight) {
-    const auto parts = layer.qkv_proj(normal).split_with_sizes({heads * size, kv_heads * size, kv_heads * size}, 1);
-    qkv = {parts[0], parts[1], parts[2]};
-  } else {
-    qkv = {layer.q_proj(normal), layer.k_proj(normal), layer.v_proj(normal)};
-  }
-  return {rotate(qkv.q.unflatten(1, {heads, size}), rope.cos, rope.sin), rotate(qkv.k.unflatten(1, {kv_heads, size}), rope.cos, rope.sin),
-          qkv.v.unflatten(1, {kv_heads, size})};
-}
-
-at::Tensor Decoder::attention(const Qkv& qkv, const Offsets& samples) const {
-  const double scale = std::pow(static_cast<double>(config_.decoder.head_size()), -0.5);
-  // Neighbours of equal length form one dense call.
-  std::vector<int64_t> counts, sizes;
-  for (int64_t b = 0; b < samples.count(); ++b) {
-    const int64_t length = samples.length(b);
-    if (!sizes.empty() && sizes.back() == counts.back() * length) {
-      ++counts.back();
-      sizes.back() += length;
-    } else {
-      counts.push_back(1);
-      sizes.push_back(length);
-    }
-  }
-  const auto qs = qkv.q.split_with_sizes(sizes), ks = qkv.k.split_with_sizes(sizes), vs = qkv.v.split_with_sizes(sizes);
-  Tensors mixed;
-  for (size_t g = 0; g < sizes.size(); ++g) {
-    const auto shape = [&](const at::Tensor& t) { return t.unflatten(0, {counts[g], sizes[g] / counts[g]}); };
-    mixed.push_back(attend(shape(qs[g]), shape(ks[g]), shape(vs[g]), scale, true).flatten(0, 1));
-  }
-  return mixed.size() == 1 ? mixed[0] : at::cat(mixed);
+// Queries, keys and values side by side, [R, heads + 2 kv heads, head size], the first two rotated.
+at::Tensor Decoder::project(const DecoderLayer& layer, const at::Tensor& normal, const RopeTable& rope) const {
+  const int64_t heads = config_.decoder.num_attention_heads, kv_heads = config_.decoder.num_key_value_heads;
+  const auto qkv = layer.qkv_proj.weight ? layer.qkv_proj(normal) : at::cat({layer.q_proj(normal), layer.k_proj(normal), layer.v_proj(normal)}, 1);
+  return rotate(qkv.unflatten(1, {heads + 2 * kv_heads, config_.decoder.head_size()}), rope.cos, rope.sin, heads + kv_heads);
 }
 
 at::Tensor Decoder::mlp(const DecoderLayer& layer, const at::Tensor& x) const {
   if (!layer.gate_up_proj.weight) return layer.down_proj(swiglu(layer.gate_proj(x), layer.up_proj(x)));
-  const auto halves = layer.gate_up_proj(x).chunk(2, 1);
-  return layer.down_proj(swiglu(halves[0], halves[1]));
+  return layer.down_proj(swiglu(layer.gate_up_proj(x)));
 }
 
-at::Tensor Decoder::layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, int64_t index, KvCache* cache) const {
-  const Qkv qkv = project(layer, layer.input_layernorm(x), rows.rope);
+at::Tensor Decoder::layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, const at::Tensor& wanted, int64_t index,
+                                  KvCache* cache) const {
+  const int64_t heads = config_.decoder.num_attention_heads, kv_heads = config_.decoder.num_key_value_heads;
+  const auto qkv = project(layer, layer.input_layernorm(x), rows.rope);
   if (cache) {
     for (int64_t b = 0; b < rows.samples.count(); ++b) {
       const int64_t start = rows.samples.at[b], length = rows.samples.length(b);
-      cache->keys[index].select(0, b).narrow(1, 0, length).copy_(qkv.k.narrow(0, start, length).transpose(0, 1));
-      cache->values[index].select(0, b).narrow(1, 0, length).copy_(qkv.v.narrow(0, start, length).transpose(0, 1));
+      const auto sample = qkv.narrow(0, start, length).transpose(0, 1);  // [heads + 2 kv heads, length, head size]
+      cache->keys[index].select(0, b).narrow(1, 0, length).copy_(sample.narrow(0, heads, kv_heads));
+      cache->values[index].select(0, b).narrow(1, 0, length).copy_(sample.narrow(0, heads + kv_heads, kv_heads));
     }
   }
-  const auto attended = layer.o_proj(attention(qkv, rows.samples)).add_(x);
+  auto mixed = attend_segments(qkv, rows.samples.at, heads, std::pow(static_cast<double>(config_.decoder.head_size()), -0.5), true);
+  auto residual = x;
+  if (wanted.defined()) {  // keys and values needed all rows, the rest of the layer does not
+    mixed = mixed.index_select(0, wanted);
+    residual = x.index_select(0, wanted);
+  }
+  const auto attended = layer.o_proj(mixed).add_(residual);
   return mlp(layer, layer.post_attention_layernorm(attended)).add_(attended);
 }
 
 at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const DecoderRows> rows, const at::Tensor& windows,
-                            std::shared_ptr<const AssemblyLayout> layout, const RecomputeConfig& recompute, const Probe* probe, KvCache* cache) const {
+                            std::shared_ptr<const AssemblyLayout> layout, const std::vector<int64_t>* wanted, const RecomputeConfig& recompute,
+                            const Probe* probe, KvCache* cache) const {
+  const auto chosen = wanted ? index_tensor(*wanted, hidden.device()) : at::Tensor();
+  const auto last = static_cast<int64_t>(layers_.size()) - 1;
   int64_t interaction = 0;
   for (int64_t i = 0; i < static_cast<int64_t>(layers_.size()); ++i) {
     const DecoderLayer& layer = layers_[i];
-    hidden = tape.run1(layer.unit, {hidden}, [this, &layer, rows, i, cache](const Tensors& in) { return layer_forward(layer, in[0], *rows, i, cache); },
-                       recompute.decoder == Recompute::full);
+    const auto ends = i == last && !layer.interaction ? chosen : at::Tensor();
+    hidden = tape.run1(
+        layer.unit, {hidden}, [this, &layer, rows, ends, i, cache](const Tensors& in) { return layer_forward(layer, in[0], *rows, ends, i, cache); },
+        recompute.decoder == Recompute::full);
     if (!layer.interaction) continue;
     const int64_t k = interaction++;
     if (windows.defined()) {
@@ -173,20 +156,16 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
     }
     if (probe) (*probe)(fmt::format("hidden_after_card_{}", k), hidden.detach());
   }
-  return hidden;
+  if (!wanted || !layers_.back().interaction) return hidden;
+  return tape.run1(nullptr, {hidden}, [chosen](const Tensors& in) { return in[0].index_select(0, chosen); });
 }
 
-at::Tensor Decoder::loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& rows, const std::vector<int64_t>& targets) const {
-  const auto index = index_tensor(rows, hidden.device()), labels = index_tensor(targets, hidden.device());
-  return tape.run1(head_unit_, {hidden}, [this, index, labels](const Tensors& in) {
-    return linear_cross_entropy_sum(norm_(in[0].index_select(0, index)), head_weight().value, labels);
-  });
+at::Tensor Decoder::loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets) const {
+  const auto labels = index_tensor(targets, hidden.device());
+  return tape.run1(head_unit_, {hidden}, [this, labels](const Tensors& in) { return linear_cross_entropy_sum(norm_(in[0]), head_weight().value, labels); });
 }
 
-at::Tensor Decoder::logits(const at::Tensor& hidden, const std::vector<int64_t>& rows) const {
-  const auto chosen = norm_(hidden.index_select(0, index_tensor(rows, hidden.device())));
-  return at::matmul(chosen, head_weight().value.t()).to(at::kFloat);
-}
+at::Tensor Decoder::logits(const at::Tensor& hidden) const { return at::matmul(norm_(hidden), head_weight().value.t()).to(at::kFloat); }
 
 KvCache Decoder::make_cache(const Offsets& samples, int64_t new_tokens) const {
   KvCache cache;
@@ -206,7 +185,7 @@ KvCache Decoder::make_cache(const Offsets& samples, int64_t new_tokens) const {
 
 at::Tensor Decoder::step(const at::Tensor& hidden, KvCache& cache) const {
   const at::NoGradGuard no_grad;
-  const int64_t B = hidden.size(0);
+  const int64_t B = hidden.size(0), heads = config_.decoder.num_attention_heads, kv_heads = config_.decoder.num_key_value_heads;
   const double scale = std::pow(static_cast<double>(config_.decoder.head_size()), -0.5);
   std::vector<bool> long_factors;
   for (const int64_t length : cache.lengths) {
@@ -217,15 +196,15 @@ at::Tensor Decoder::step(const at::Tensor& hidden, KvCache& cache) const {
   auto x = hidden;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const DecoderLayer& layer = layers_[i];
-    const Qkv qkv = project(layer, layer.input_layernorm(x), rope);
+    const auto parts = project(layer, layer.input_layernorm(x), rope).split_with_sizes({heads, kv_heads, kv_heads}, 1);
     Tensors mixed;
     for (int64_t b = 0; b < B; ++b) {
       const int64_t length = cache.lengths[b];
-      cache.keys[i].select(0, b).select(1, length).copy_(qkv.k.select(0, b));
-      cache.values[i].select(0, b).select(1, length).copy_(qkv.v.select(0, b));
+      cache.keys[i].select(0, b).select(1, length).copy_(parts[1].select(0, b));
+      cache.values[i].select(0, b).select(1, length).copy_(parts[2].select(0, b));
       const auto keys = cache.keys[i].narrow(0, b, 1).narrow(2, 0, length + 1).transpose(1, 2);  // [1, S, kv heads, size]
       const auto values = cache.values[i].narrow(0, b, 1).narrow(2, 0, length + 1).transpose(1, 2);
-      mixed.push_back(attend(qkv.q.narrow(0, b, 1).unsqueeze(0), keys, values, scale, false).view({1, -1}));
+      mixed.push_back(attend(parts[0].narrow(0, b, 1).unsqueeze(0), keys, values, scale, false).view({1, -1}));
     }
     x = x + layer.o_proj(at::cat(mixed));
     x = x + mlp(layer, layer.post_attention_layernorm(x));

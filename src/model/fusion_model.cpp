@@ -26,11 +26,13 @@ struct Projectors {
 /// What one forward pass leaves behind.
 struct FusionModel::Pass {
   std::shared_ptr<const AssemblyLayout> assembly;
-  at::Tensor hidden;  // [R, D], before the final norm
+  at::Tensor hidden;  // the wanted rows [n, D], before the final norm
   LossSums sums;      // without ce
 };
 
 namespace {
+
+constexpr int64_t kScoredRows = 2048;
 
 at::Tensor index_tensor(const std::vector<int64_t>& values, at::Device device) { return at::tensor(values, at::kLong).to(device); }
 
@@ -58,7 +60,8 @@ FusionModel::FusionModel(const ModelConfig& config, const ModelOptions& options)
 
 FusionModel::~FusionModel() = default;
 
-FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepContext& step, bool with_losses, int64_t new_tokens, KvCache* cache) const {
+FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepContext& step, Wanted wanted, bool with_losses, int64_t new_tokens,
+                                   KvCache* cache) const {
   const auto device = options_.device;
   const int64_t B = batch.size(), D = config_.decoder.hidden_size, q = step.query_len, N = config_.tower.patches();
   const bool recompute_vision = options_.recompute.vision == Recompute::full;
@@ -188,19 +191,26 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
 
   if (cache) *cache = decoder_->make_cache(assembly->rows, new_tokens);
   const auto rows = std::make_shared<const DecoderRows>(decoder_->rows(assembly->rows, device));
-  pass.hidden = decoder_->forward(tape, hidden, rows, windows, assembly, options_.recompute, probe, cache);
+  std::vector<int64_t> chosen;
+  if (wanted == Wanted::targets) chosen = assembly->target_rows;
+  if (wanted == Wanted::last)
+    for (int64_t b = 0; b < B; ++b) chosen.push_back(assembly->rows.at[b + 1] - 1);
+  const bool all = wanted == Wanted::all || probe;  // a probe sees all rows
+  pass.hidden = decoder_->forward(tape, hidden, rows, windows, assembly, all ? nullptr : &chosen, options_.recompute, probe, cache);
   if (probe) {
     const at::NoGradGuard no_grad;
     (*probe)("hidden_final", decoder_->final_norm(pass.hidden));
+    if (wanted != Wanted::all)
+      pass.hidden = tape.run1(nullptr, {pass.hidden}, [index = index_tensor(chosen, device)](const Tensors& in) { return in[0].index_select(0, index); });
   }
   return pass;
 }
 
 LossSums FusionModel::losses(Tape& tape, const Batch& batch, const StepContext& step) const {
   if (batch.size() == 0) return {};
-  Pass pass = run(tape, batch, step, true, 0, nullptr);
+  Pass pass = run(tape, batch, step, Wanted::targets, true, 0, nullptr);
   pass.sums.ce_count = static_cast<int64_t>(pass.assembly->targets.size());
-  if (pass.sums.ce_count > 0) pass.sums.ce = decoder_->loss(tape, pass.hidden, pass.assembly->target_rows, pass.assembly->targets);
+  if (pass.sums.ce_count > 0) pass.sums.ce = decoder_->loss(tape, pass.hidden, pass.assembly->targets);
   return pass.sums;
 }
 
@@ -208,18 +218,12 @@ at::Tensor FusionModel::prefill(const Batch& prompt, const StepContext& step, in
   const at::NoGradGuard no_grad;
   TapePolicy policy;
   Tape tape(false, policy);
-  const Pass pass = run(tape, prompt, step, false, new_tokens, &cache);
-  std::vector<int64_t> last;
-  for (int64_t b = 0; b < prompt.size(); ++b) last.push_back(pass.assembly->rows.at[b + 1] - 1);
-  return decoder_->logits(pass.hidden, last);
+  return decoder_->logits(run(tape, prompt, step, Wanted::last, false, new_tokens, &cache).hidden);
 }
 
 at::Tensor FusionModel::decode(const std::vector<int64_t>& ids, KvCache& cache) const {
   const at::NoGradGuard no_grad;
-  const auto hidden = decoder_->step(decoder_->embed(ids), cache);
-  std::vector<int64_t> rows(ids.size());
-  std::iota(rows.begin(), rows.end(), 0);
-  return decoder_->logits(hidden, rows);
+  return decoder_->logits(decoder_->step(decoder_->embed(ids), cache));
 }
 
 FusionModel::Scored FusionModel::score(const Batch& batch, const StepContext& step) const {
@@ -227,15 +231,20 @@ FusionModel::Scored FusionModel::score(const Batch& batch, const StepContext& st
   const at::NoGradGuard no_grad;
   TapePolicy policy;
   Tape tape(false, policy);
-  Pass pass = run(tape, batch, step, true, 0, nullptr);
+  const Pass pass = run(tape, batch, step, Wanted::targets, true, 0, nullptr);
   const AssemblyLayout& layout = *pass.assembly;
   Scored scored{pass.sums, {}, layout.targets, layout.target_sample};
-  scored.sums.ce_count = static_cast<int64_t>(layout.targets.size());
-  if (layout.targets.empty()) return scored;
-  const auto log_probability = at::log_softmax(decoder_->logits(pass.hidden, layout.target_rows), 1);
-  scored.sums.ce = -log_probability.gather(1, index_tensor(layout.targets, options_.device).unsqueeze(1)).sum();
-  const auto best = log_probability.argmax(1).to(at::kCPU);
-  scored.predicted.assign(best.data_ptr<int64_t>(), best.data_ptr<int64_t>() + best.numel());
+  const auto count = scored.sums.ce_count = static_cast<int64_t>(layout.targets.size());
+  if (count == 0) return scored;
+  scored.sums.ce = at::zeros({}, at::TensorOptions().dtype(at::kFloat).device(options_.device));
+  const auto targets = index_tensor(layout.targets, options_.device);
+  for (int64_t first = 0; first < count; first += kScoredRows) {  // never the logits of all rows at once
+    const int64_t rows = std::min(kScoredRows, count - first);
+    const auto log_probability = at::log_softmax(decoder_->logits(pass.hidden.narrow(0, first, rows)), 1);  // [rows, V]
+    scored.sums.ce -= log_probability.gather(1, targets.narrow(0, first, rows).unsqueeze(1)).sum();
+    const auto best = log_probability.argmax(1).to(at::kCPU);
+    scored.predicted.insert(scored.predicted.end(), best.data_ptr<int64_t>(), best.data_ptr<int64_t>() + rows);
+  }
   return scored;
 }
 
@@ -243,10 +252,8 @@ FusionModel::Logits FusionModel::logits(const Batch& batch, const StepContext& s
   const at::NoGradGuard no_grad;
   TapePolicy policy;
   Tape tape(false, policy);
-  const Pass pass = run(tape, batch, step, false, 0, nullptr);
-  std::vector<int64_t> rows(pass.assembly->rows.total());
-  std::iota(rows.begin(), rows.end(), 0);
-  return {decoder_->logits(pass.hidden, rows), pass.assembly->rows};
+  const Pass pass = run(tape, batch, step, Wanted::all, false, 0, nullptr);
+  return {decoder_->logits(pass.hidden), pass.assembly->rows};
 }
 
 }  // namespace fusion

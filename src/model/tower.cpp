@@ -145,23 +145,35 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t 
   // CLIP's released code does what the paper says (model.md 2.5).
   const auto mask = config_.tower.type == TowerType::clip && config_.tune.early_mask == EarlyMask::released ? EarlyMask::paper : config_.tune.early_mask;
 
+  const auto length_of = [&](const TowerLayout::Group& group) { return N + group.text + (pads && group.pad ? 1 : 0); };
+  const auto rows = qkv.view({-1, 3 * heads, size});  // queries, keys, values
+  if (!early || mask == EarlyMask::none || layout.groups.empty()) {
+    std::vector<int64_t> offsets = {0};  // no pad rows here
+    for (int64_t s = 0; s < layout.plain; ++s) offsets.push_back(offsets.back() + N);
+    for (const auto& group : layout.groups)
+      for (int64_t s = 0; s < group.count; ++s) offsets.push_back(offsets.back() + length_of(group));
+    return attend_segments(rows, offsets, heads, scale, false);
+  }
+
   std::vector<int64_t> sizes = {layout.plain * N};
-  for (const auto& group : layout.groups) sizes.push_back(group.count * (N + group.text + (pads && group.pad ? 1 : 0)));
-  const auto parts = qkv.split_with_sizes(sizes);
+  for (const auto& group : layout.groups) sizes.push_back(group.count * length_of(group));
+  const auto parts = rows.split_with_sizes(sizes);
   Tensors mixed;
   if (layout.plain > 0) {
-    mixed.push_back(attend_packed(parts[0].view({layout.plain, N, 3, heads, size}), scale).view({-1, C}));
+    std::vector<int64_t> offsets;
+    for (int64_t s = 0; s <= layout.plain; ++s) offsets.push_back(s * N);
+    mixed.push_back(attend_segments(parts[0], offsets, heads, scale, false));
   }
   int64_t weight_row = 0;
   for (size_t g = 0; g < layout.groups.size(); ++g) {
     const auto& group = layout.groups[g];
-    const int64_t n = group.count, valid = N + group.text, length = sizes[g + 1] / n, words = length - N;
+    const int64_t n = group.count, valid = N + group.text, length = length_of(group), words = length - N;
     const auto packed = parts[g + 1].view({n, length, 3, heads, size});
     const int64_t weight_length = N + group.text + (group.pad ? 1 : 0);
     const std::span<const float> weights(layout.row_weight.data() + weight_row, n * weight_length);
     weight_row += n * weight_length;
-    if (!early || mask == EarlyMask::none || words == 0) {  // no pad rows here
-      mixed.push_back(attend_packed(packed, scale).view({-1, C}));
+    if (words == 0) {
+      mixed.push_back(attend(packed.select(2, 0), packed.select(2, 1), packed.select(2, 2), scale, false).view({-1, C}));
       continue;
     }
     const auto guided = packed.unbind(2);  // each [n, length, heads, size]

@@ -18,21 +18,30 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using kernels::kRows;
 
+/// Sizes of one head's attention.
 struct Shape {
-  int64_t n, q_rows, k_rows, heads, kv_heads, size;
-  int64_t group() const { return heads / kv_heads; }
+  int64_t q_rows, k_rows, size;
   int64_t columns() const { return kernels::padded(k_rows, kernels::kTile); }  // scores of one row, padded
   int64_t width() const { return kernels::padded(size, kernels::kLanes); }  // one head, padded
 };
 
-Shape shape_of(const at::Tensor& q, const at::Tensor& k) { return {q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3)}; }
-
-/// One head of a [n, L, heads, size] tensor: rows `stride` floats apart.
+/// One head's rows, `stride` floats apart.
 struct Rows {
   float* data;
   int64_t stride;
 };
-Rows head(const at::Tensor& t, int64_t n, int64_t h) { return {t.data_ptr<float>() + n * t.stride(0) + h * t.stride(2), t.stride(1)}; }
+
+/// Rows that attend to each other: row `first` and on of part `part` of a tensor. Its numbers in log_sums begin at `log_sums`, head by head.
+struct Segment {
+  int64_t part, first, q_rows, k_rows, log_sums;
+};
+
+/// A tensor of heads: how far its parts, rows and heads lie apart.
+struct Heads {
+  float* data;
+  int64_t part, row, head;
+  Rows at(const Segment& s, int64_t h) const { return {data + s.part * part + s.first * row + h * head, row}; }
+};
 
 void pack_rows(Rows from, int64_t first, int64_t count, int64_t size, int64_t width, float scale, float* to) {
   for (int64_t r = 0; r < count; ++r) kernels::copy_row(from.data + (first + r) * from.stride, size, scale, to + r * width, width);
@@ -141,93 +150,132 @@ void unpack_rows(const std::vector<float>& from, int64_t count, int64_t size, in
   for (int64_t r = 0; r < count; ++r) std::copy_n(from.data() + r * width, size, to.data + r * to.stride);
 }
 
-struct Forward {
-  at::Tensor out, lse;
+/// One call: what attends, and with how many heads.
+struct Call {
+  std::vector<Segment> segments;
+  int64_t heads, kv_heads, size;
+  double scale;
+  bool causal;
+
+  int64_t group() const { return heads / kv_heads; }
+  Shape shape(const Segment& s) const { return {s.q_rows, s.k_rows, size}; }
 };
 
-Forward attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
-  const Shape shape = shape_of(q, k);
-  Forward made{at::empty({shape.n, shape.q_rows, shape.heads, shape.size}, q.options()), at::empty({shape.n, shape.heads, shape.q_rows}, q.options())};
-  at::parallel_for(0, shape.n * shape.heads, 1, [&](int64_t begin, int64_t end) {
+void run_forward(const Call& call, const Heads& q, const Heads& k, const Heads& v, const Heads& out, float* log_sums) {
+  at::parallel_for(0, static_cast<int64_t>(call.segments.size()) * call.heads, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task / shape.heads, h = task % shape.heads;
-      forward_head(shape, head(q, n, h), head(k, n, h / shape.group()), head(v, n, h / shape.group()), head(made.out, n, h),
-                   made.lse.data_ptr<float>() + task * shape.q_rows, static_cast<float>(scale), causal, scratch);
+      const Segment& s = call.segments[task / call.heads];
+      const int64_t h = task % call.heads, kv_head = h / call.group();
+      forward_head(call.shape(s), q.at(s, h), k.at(s, kv_head), v.at(s, kv_head), out.at(s, h), log_sums + s.log_sums + h * s.q_rows,
+                   static_cast<float>(call.scale), call.causal, scratch);
     }
   });
-  return made;
 }
 
-void attention_backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Forward& made, const at::Tensor& gradient, const at::Tensor& to_q,
-                        const at::Tensor& to_k, const at::Tensor& to_v, double scale, bool causal) {
-  const Shape shape = shape_of(q, k);
-  const auto to_out = gradient.stride(3) == 1 ? gradient : gradient.contiguous();
-  at::parallel_for(0, shape.n * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
+struct Gradients {
+  Heads out, q, k, v;
+};
+
+void run_backward(const Call& call, const Heads& q, const Heads& k, const Heads& v, const Heads& out, const float* log_sums, const Gradients& to) {
+  const auto scale = static_cast<float>(call.scale);
+  at::parallel_for(0, static_cast<int64_t>(call.segments.size()) * call.kv_heads, 1, [&](int64_t begin, int64_t end) {
     PackedRows rows;
     PackedKeys keys;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task / shape.kv_heads, kv_head = task % shape.kv_heads;
-      keys.pack(shape, head(k, n, kv_head), head(v, n, kv_head));
-      for (int64_t h = kv_head * shape.group(); h < (kv_head + 1) * shape.group(); ++h) {  // in order: the sums are deterministic
-        rows.pack(shape, head(q, n, h), head(made.out, n, h), head(to_out, n, h), static_cast<float>(scale));
-        backward_head(shape, rows, keys, made.lse.data_ptr<float>() + (n * shape.heads + h) * shape.q_rows, causal);
-        for (float& x : rows.to_q) x *= static_cast<float>(scale);
-        unpack_rows(rows.to_q, shape.q_rows, shape.size, shape.width(), head(to_q, n, h));
+      const Segment& s = call.segments[task / call.kv_heads];
+      const Shape shape = call.shape(s);
+      const int64_t kv_head = task % call.kv_heads;
+      keys.pack(shape, k.at(s, kv_head), v.at(s, kv_head));
+      for (int64_t h = kv_head * call.group(); h < (kv_head + 1) * call.group(); ++h) {  // in order: the sums are deterministic
+        rows.pack(shape, q.at(s, h), out.at(s, h), to.out.at(s, h), scale);
+        backward_head(shape, rows, keys, log_sums + s.log_sums + h * s.q_rows, call.causal);
+        for (float& x : rows.to_q) x *= scale;
+        unpack_rows(rows.to_q, s.q_rows, shape.size, shape.width(), to.q.at(s, h));
       }
-      unpack_rows(keys.to_k, shape.k_rows, shape.size, shape.width(), head(to_k, n, kv_head));
-      unpack_rows(keys.to_v, shape.k_rows, shape.size, shape.width(), head(to_v, n, kv_head));
+      unpack_rows(keys.to_k, s.k_rows, shape.size, shape.width(), to.k.at(s, kv_head));
+      unpack_rows(keys.to_v, s.k_rows, shape.size, shape.width(), to.v.at(s, kv_head));
     }
   });
+}
+
+// q [n, Lq, heads, size], k and v [n, Lk, kv heads, size].
+Heads dense(const at::Tensor& t) { return {t.data_ptr<float>(), t.stride(0), t.stride(1), t.stride(2)}; }
+Call dense_call(const at::Tensor& q, const at::Tensor& k, double scale, bool causal) {
+  Call call{{}, q.size(2), k.size(2), q.size(3), scale, causal};
+  for (int64_t n = 0; n < q.size(0); ++n) call.segments.push_back({n, 0, q.size(1), k.size(1), n * q.size(2) * q.size(1)});
+  return call;
+}
+
+// qkv [R, heads + 2 kv heads, size].
+Heads slice(const at::Tensor& t, int64_t first_head) { return {t.data_ptr<float>() + first_head * t.stride(1), 0, t.stride(0), t.stride(1)}; }
+Call packed_call(const at::Tensor& qkv, at::IntArrayRef offsets, int64_t heads, double scale, bool causal) {
+  Call call{{}, heads, (qkv.size(1) - heads) / 2, qkv.size(2), scale, causal};
+  for (size_t s = 0; s + 1 < offsets.size(); ++s)
+    call.segments.push_back({0, offsets[s], offsets[s + 1] - offsets[s], offsets[s + 1] - offsets[s], offsets[s] * heads});
+  return call;
 }
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
-    const Forward made = attention_forward(q, k, v, scale, causal);
-    context->save_for_backward({q, k, v, made.out, made.lse});
+    const auto out = at::empty(q.sizes(), q.options()), log_sums = at::empty({q.size(0), q.size(2), q.size(1)}, q.options());
+    run_forward(dense_call(q, k, scale, causal), dense(q), dense(k), dense(v), dense(out), log_sums.data_ptr<float>());
+    context->save_for_backward({q, k, v, out, log_sums});
     context->saved_data["scale"] = scale;
     context->saved_data["causal"] = causal;
-    return made.out;
+    return out;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto to_q = at::empty(saved[0].sizes(), saved[0].options()), to_k = at::empty(saved[1].sizes(), saved[1].options()),
-               to_v = at::empty(saved[2].sizes(), saved[2].options());
-    attention_backward(saved[0], saved[1], saved[2], {saved[3], saved[4]}, gradients[0], to_q, to_k, to_v, context->saved_data["scale"].toDouble(),
-                       context->saved_data["causal"].toBool());
+    const auto &q = saved[0], &k = saved[1], &v = saved[2];
+    const auto to_out = gradients[0].stride(3) == 1 ? gradients[0] : gradients[0].contiguous();
+    const auto to_q = at::empty(q.sizes(), q.options()), to_k = at::empty(k.sizes(), k.options()), to_v = at::empty(v.sizes(), v.options());
+    run_backward(dense_call(q, k, context->saved_data["scale"].toDouble(), context->saved_data["causal"].toBool()), dense(q), dense(k), dense(v),
+                 dense(saved[3]), saved[4].const_data_ptr<float>(), {dense(to_out), dense(to_q), dense(to_k), dense(to_v)});
     return {to_q, to_k, to_v, at::Tensor(), at::Tensor()};
   }
 };
 
 struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, double scale, bool causal) {
-    const Forward made = attention_forward(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), scale, causal);
-    context->save_for_backward({qkv, made.out, made.lse});
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, std::vector<int64_t> offsets, int64_t heads, double scale, bool causal) {
+    const auto out = at::empty({qkv.size(0), heads, qkv.size(2)}, qkv.options()), log_sums = at::empty({qkv.size(0), heads}, qkv.options());
+    const Call call = packed_call(qkv, offsets, heads, scale, causal);
+    run_forward(call, slice(qkv, 0), slice(qkv, heads), slice(qkv, heads + call.kv_heads), slice(out, 0), log_sums.data_ptr<float>());
+    context->save_for_backward({qkv, out, log_sums});
+    context->saved_data["offsets"] = std::move(offsets);
     context->saved_data["scale"] = scale;
     context->saved_data["causal"] = causal;
-    return made.out;
+    return out;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto& qkv = saved[0];
-    const auto to_qkv = at::empty(qkv.sizes(), qkv.options());
-    attention_backward(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), {saved[1], saved[2]}, gradients[0], to_qkv.select(2, 0), to_qkv.select(2, 1),
-                       to_qkv.select(2, 2), context->saved_data["scale"].toDouble(), context->saved_data["causal"].toBool());
-    return {to_qkv, at::Tensor(), at::Tensor()};
+    const auto &qkv = saved[0], &out = saved[1];
+    const int64_t heads = out.size(1);
+    const auto to_out = gradients[0].contiguous(), to_qkv = at::empty(qkv.sizes(), qkv.options());
+    const Call call = packed_call(qkv, context->saved_data["offsets"].toIntVector(), heads, context->saved_data["scale"].toDouble(),
+                                  context->saved_data["causal"].toBool());
+    run_backward(call, slice(qkv, 0), slice(qkv, heads), slice(qkv, heads + call.kv_heads), slice(out, 0), saved[2].const_data_ptr<float>(),
+                 {slice(to_out, 0), slice(to_qkv, 0), slice(to_qkv, heads), slice(to_qkv, heads + call.kv_heads)});
+    return {to_qkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
+bool cpu_attention_serves(const at::Tensor& heads) {
+  return kernels::supported() && heads.is_cpu() && heads.scalar_type() == at::kFloat && heads.stride(-1) == 1 && heads.size(-1) % 8 == 0;
+}
+
 bool cpu_attention_serves(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const auto fits = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat && t.stride(3) == 1; };
-  return kernels::supported() && q.size(3) % 8 == 0 && fits(q) && fits(k) && fits(v);
+  return cpu_attention_serves(q) && cpu_attention_serves(k) && cpu_attention_serves(v);
 }
 
 at::Tensor cpu_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
   return AttentionFunction::apply(q, k, v, scale, causal);
 }
 
-at::Tensor cpu_attention_packed(const at::Tensor& qkv, double scale, bool causal) { return PackedAttentionFunction::apply(qkv, scale, causal); }
+at::Tensor cpu_attention_packed(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {
+  return PackedAttentionFunction::apply(qkv, offsets, heads, scale, causal);
+}
 
 }  // namespace fusion

@@ -91,13 +91,15 @@ FUSION_AVX512 void copy_row(const float* from, int64_t n, float scale, float* to
   }
 }
 
-void pack_tiles(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to) {
+FUSION_AVX512 void pack_tiles(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to) {
   const int64_t columns = padded(rows, kTile);
-  for (int64_t first = 0; first < columns; first += kTile, to += depth * kTile) {
-    for (int64_t j = 0; j < kTile; ++j) {
-      const float* row = from + (first + j) * stride;
-      for (int64_t c = 0; c < depth; ++c) to[c * kTile + j] = first + j < rows ? row[c] : 0.0F;
-    }
+  const __m512i lanes = _mm512_mullo_epi32(_mm512_set1_epi32(static_cast<int>(stride)),
+                                           _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+  for (int64_t first = 0; first < columns; first += kLanes) {
+    const __mmask16 live = first < rows ? lanes_below(rows - first) : static_cast<__mmask16>(0);
+    float* tile = to + first / kTile * kTile * depth + first % kTile;
+    for (int64_t c = 0; c < depth; ++c)
+      _mm512_storeu_ps(tile + c * kTile, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), live, lanes, from + first * stride + c, 4));
   }
 }
 

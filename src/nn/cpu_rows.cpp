@@ -8,8 +8,10 @@
 // Compiled once per instruction set, chosen when the program starts. Sums may be reordered inside one row, always in the same way.
 #if defined(__x86_64__)
 #define FUSION_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "associative-math", "no-signed-zeros", "no-trapping-math")))
+#define FUSION_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default"), optimize("O3", "no-trapping-math")))
 #else
 #define FUSION_CLONES
+#define FUSION_VECTOR_CLONES
 #endif
 
 namespace fusion::kernels {
@@ -49,6 +51,48 @@ FUSION_CLONES void rotate_head(const float* x, const float* cos, const float* si
   }
 }
 
+// exp(-z) for a sigmoid, to about one unit in the last place, finite for all finite z. Plain arithmetic, so that loops over it become vectors;
+// sums are not reordered here.
+__attribute__((always_inline)) inline float exp_minus(float z) {
+  const float x = z > 87.0F ? -87.0F : (z < -87.0F ? 87.0F : -z);  // a NaN stays one
+  const float scaled = x * 1.44269504F;
+  const auto n = static_cast<int32_t>(scaled + (scaled < 0.0F ? -0.5F : 0.5F));
+  const auto whole = static_cast<float>(n);
+  const float r = (x - whole * 0.693359375F) + whole * 2.12194440e-4F;
+  float p = 1.9875691500e-4F * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  p = p * r * r + r + 1.0F;
+  return p * __builtin_bit_cast(float, (n + 127) << 23);
+}
+
+FUSION_VECTOR_CLONES void gate_run(float a, float b, const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] / (1.0F + exp_minus(x[i] * (a + b * x[i] * x[i])));
+}
+
+FUSION_VECTOR_CLONES void gate_run_backward(float a, float b, const float* x, const float* to_y, int64_t n, float* to_x) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float square = b * x[i] * x[i], s = 1.0F / (1.0F + exp_minus(x[i] * (a + square)));
+    to_x[i] = to_y[i] * s * (1.0F + x[i] * (1.0F - s) * (a + 3.0F * square));
+  }
+}
+
+FUSION_VECTOR_CLONES void swiglu_row(const float* gate, const float* up, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0F + exp_minus(gate[i])) * up[i];
+}
+
+FUSION_VECTOR_CLONES void swiglu_row_backward(const float* gate, const float* up, const float* to_y, int64_t n, float* to_gate, float* to_up) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float s = 1.0F / (1.0F + exp_minus(gate[i])), g = gate[i], u = up[i], d = to_y[i];
+    to_up[i] = d * g * s;
+    to_gate[i] = d * u * s * (1.0F + g * (1.0F - s));
+  }
+}
+
+constexpr int64_t kNumbers = 1 << 14;  // per task
+
 }  // namespace
 
 void rms_norm_rows(const float* x, const float* weight, double eps, int64_t rows, int64_t width, float* y, float* rstd) {
@@ -80,10 +124,37 @@ void rms_norm_rows_backward(const float* x, const float* weight, const float* rs
     for (int64_t i = 0; i < width; ++i) to_weight[i] += partial[block * width + i];
 }
 
-void rotate_rows(const float* x, int64_t stride, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t size, float* out) {
+void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size, float* out) {
+  at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* from = x + r * heads * size;
+      float* to = out + r * heads * size;
+      for (int64_t h = 0; h < rotated; ++h) rotate_head(from + h * size, cos + r * size, sin + r * size, sign, size / 2, to + h * size);
+      std::copy(from + rotated * size, from + heads * size, to + rotated * size);
+    }
+  });
+}
+
+void gate_forward(Gate gate, const float* x, int64_t n, float* y) {
+  at::parallel_for(0, n, kNumbers, [&](int64_t begin, int64_t end) { gate_run(gate.a, gate.b, x + begin, end - begin, y + begin); });
+}
+
+void gate_backward(Gate gate, const float* x, const float* to_y, int64_t n, float* to_x) {
+  at::parallel_for(0, n, kNumbers,
+                   [&](int64_t begin, int64_t end) { gate_run_backward(gate.a, gate.b, x + begin, to_y + begin, end - begin, to_x + begin); });
+}
+
+void swiglu_rows(const float* gate, const float* up, int64_t stride, int64_t rows, int64_t width, float* y) {
+  at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) swiglu_row(gate + r * stride, up + r * stride, width, y + r * width);
+  });
+}
+
+void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate, float* to_up,
+                          int64_t to_stride) {
   at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      for (int64_t h = 0; h < heads; ++h) rotate_head(x + r * stride + h * size, cos + r * size, sin + r * size, sign, size / 2, out + (r * heads + h) * size);
+      swiglu_row_backward(gate + r * stride, up + r * stride, to_y + r * width, width, to_gate + r * to_stride, to_up + r * to_stride);
   });
 }
 

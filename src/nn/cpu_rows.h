@@ -11,8 +11,21 @@ void rms_norm_rows(const float* x, const float* weight, double eps, int64_t rows
 /// to_x of the above, and to_weight [width], added up over the rows in order.
 void rms_norm_rows_backward(const float* x, const float* weight, const float* rstd, const float* to_y, int64_t rows, int64_t width, float* to_x, float* to_weight);
 
-/// Rotation of halves: out = x cos + sign * rotate_half(x) sin for every head. x row r starts at r * stride; out is dense [rows, heads, size];
-/// cos and sin [rows, size].
-void rotate_rows(const float* x, int64_t stride, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t size, float* out);
+/// y = x * sigmoid(a x + b x^3): silu, CLIP's quick GELU and the tanh GELU are members of this family. n numbers.
+struct Gate {
+  float a, b;
+};
+inline constexpr Gate kSilu{1.0F, 0.0F}, kQuickGelu{1.702F, 0.0F}, kTanhGelu{1.5957691216F, 0.0713548163F};  // 2 sqrt(2/pi) (x + 0.044715 x^3)
+void gate_forward(Gate gate, const float* x, int64_t n, float* y);
+void gate_backward(Gate gate, const float* x, const float* to_y, int64_t n, float* to_x);
+
+/// y = silu(gate) * up; rows of gate and up start `stride` apart (and those of their gradients), y is dense. [rows, width]
+void swiglu_rows(const float* gate, const float* up, int64_t stride, int64_t rows, int64_t width, float* y);
+void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate, float* to_up,
+                          int64_t to_stride);
+
+/// Rotation of halves: out = x cos + sign * rotate_half(x) sin for the first `rotated` of `heads` heads, the others are copied.
+/// x and out dense [rows, heads, size]; cos and sin [rows, size].
+void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size, float* out);
 
 }  // namespace fusion::kernels

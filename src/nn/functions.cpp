@@ -9,6 +9,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mul.h>
@@ -60,15 +61,72 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   }
 };
 
+// gate and up beside each other, [R, 2 width]: one gradient in one piece.
+struct SwigluPackedFunction : torch::autograd::Function<SwigluPackedFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up) {
+    const auto x = gate_up.contiguous();
+    context->save_for_backward({x});
+    const int64_t R = x.size(0), width = x.size(1) / 2;
+    if (!on_cpu_fp32(x)) return at::silu(x.narrow(1, 0, width)).mul_(x.narrow(1, width, width));
+    const auto y = at::empty({R, width}, x.options());
+    const float* gate = x.const_data_ptr<float>();
+    kernels::swiglu_rows(gate, gate + width, 2 * width, R, width, y.data_ptr<float>());
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto x = context->get_saved_variables()[0], to_y = gradients[0].contiguous(), to_x = at::empty_like(x);
+    const int64_t R = x.size(0), width = x.size(1) / 2;
+    if (on_cpu_fp32(x)) {
+      const float* gate = x.const_data_ptr<float>();
+      float* to_gate = to_x.data_ptr<float>();
+      kernels::swiglu_rows_backward(gate, gate + width, 2 * width, to_y.const_data_ptr<float>(), R, width, to_gate, to_gate + width, 2 * width);
+      return {to_x};
+    }
+    const auto gate = x.narrow(1, 0, width), up = x.narrow(1, width, width);
+    to_x.narrow(1, 0, width).copy_(at::silu_backward(to_y * up, gate));
+    to_x.narrow(1, width, width).copy_(at::silu(gate).mul_(to_y));
+    return {to_x};
+  }
+};
+
 struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up) {
     context->save_for_backward({gate, up});
-    return at::silu(gate).mul_(up);
+    if (!serves(gate, up)) return at::silu(gate).mul_(up);
+    const auto y = at::empty(gate.sizes(), gate.options());
+    kernels::swiglu_rows(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(1), gate.size(0), gate.size(1), y.data_ptr<float>());
+    return y;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto to_up = at::silu(saved[0]).mul_(gradients[0]);
-    return {at::silu_backward(gradients[0] * saved[1], saved[0]), to_up};
+    const auto &gate = saved[0], &up = saved[1];
+    if (!serves(gate, up)) {
+      const auto to_up = at::silu(gate).mul_(gradients[0]);
+      return {at::silu_backward(gradients[0] * up, gate), to_up};
+    }
+    const auto to_y = gradients[0].contiguous(), to_gate = at::empty_like(gate), to_up = at::empty_like(up);
+    kernels::swiglu_rows_backward(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(1), to_y.const_data_ptr<float>(), gate.size(0),
+                                  gate.size(1), to_gate.data_ptr<float>(), to_up.data_ptr<float>(), gate.size(1));
+    return {to_gate, to_up};
+  }
+  static bool serves(const at::Tensor& gate, const at::Tensor& up) { return on_cpu_fp32(gate) && gate.is_contiguous() && up.is_contiguous(); }
+};
+
+// x * sigmoid(a x + b x^3) on a CPU.
+struct GateFunction : torch::autograd::Function<GateFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, double a, double b) {
+    const auto x = input.contiguous(), y = at::empty_like(x);
+    context->save_for_backward({x});
+    context->saved_data["a"] = a;
+    context->saved_data["b"] = b;
+    kernels::gate_forward({static_cast<float>(a), static_cast<float>(b)}, x.const_data_ptr<float>(), x.numel(), y.data_ptr<float>());
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto x = context->get_saved_variables()[0], to_y = gradients[0].contiguous(), to_x = at::empty_like(x);
+    const auto factor = [&](const char* name) { return static_cast<float>(context->saved_data[name].toDouble()); };
+    kernels::gate_backward({factor("a"), factor("b")}, x.const_data_ptr<float>(), to_y.const_data_ptr<float>(), x.numel(), to_x.data_ptr<float>());
+    return {to_x, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -84,31 +142,34 @@ struct QuickGeluFunction : torch::autograd::Function<QuickGeluFunction> {
   }
 };
 
-// q' = q cos + rotate_half(q) sin, rotate_half(x) = cat(-x2, x1).
-at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double sign) {
-  if (on_cpu_fp32(x) && x.stride(2) == 1 && x.stride(1) == x.size(2)) {
-    const auto out = at::empty(x.sizes(), x.options());
-    kernels::rotate_rows(x.const_data_ptr<float>(), x.stride(0), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0), x.size(1),
-                         x.size(2), out.data_ptr<float>());
+// q' = q cos + rotate_half(q) sin, rotate_half(x) = cat(-x2, x1), of the first `rotated` heads.
+at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t rotated, double sign) {
+  const auto out = at::empty(x.sizes(), x.options());
+  const int64_t heads = x.size(1), half = x.size(2) / 2;
+  if (on_cpu_fp32(x) && x.is_contiguous()) {
+    kernels::rotate_rows(x.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0), heads,
+                         rotated, x.size(2), out.data_ptr<float>());
     return out;
   }
-  const auto half = x.size(-1) / 2;
-  const auto first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
-  auto out = x * cos;
-  out.narrow(-1, 0, half).addcmul_(second, sin.narrow(-1, 0, half), -sign);
-  out.narrow(-1, half, half).addcmul_(first, sin.narrow(-1, half, half), sign);
+  const auto turned = x.narrow(1, 0, rotated), to = out.narrow(1, 0, rotated);
+  const auto first = turned.narrow(2, 0, half), second = turned.narrow(2, half, half);
+  to.copy_(turned * cos);
+  to.narrow(2, 0, half).addcmul_(second, sin.narrow(2, 0, half), -sign);
+  to.narrow(2, half, half).addcmul_(first, sin.narrow(2, half, half), sign);
+  out.narrow(1, rotated, heads - rotated).copy_(x.narrow(1, rotated, heads - rotated));
   return out;
 }
 
 struct RotateFunction : torch::autograd::Function<RotateFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t rotated) {
     context->save_for_backward({cos, sin});
-    return rotate_halves(x, cos, sin, 1.0);
+    context->saved_data["rotated"] = rotated;
+    return rotate_halves(x, cos, sin, rotated, 1.0);
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     // Both halves of cos and sin are equal, so the transposed map is the rotation by the opposite angle.
     const auto saved = context->get_saved_variables();
-    return {rotate_halves(gradients[0], saved[0], saved[1], -1.0), at::Tensor(), at::Tensor()};
+    return {rotate_halves(gradients[0], saved[0], saved[1], context->saved_data["rotated"].toInt(), -1.0), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -149,9 +210,19 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return SwigluFunction::apply(gate, up); }
 
-at::Tensor quick_gelu(const at::Tensor& x) { return QuickGeluFunction::apply(x); }
+at::Tensor swiglu(const at::Tensor& gate_up) { return SwigluPackedFunction::apply(gate_up); }
 
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) { return RotateFunction::apply(x, cos, sin); }
+at::Tensor quick_gelu(const at::Tensor& x) {
+  if (on_cpu_fp32(x)) return GateFunction::apply(x, kernels::kQuickGelu.a, kernels::kQuickGelu.b);
+  return QuickGeluFunction::apply(x);
+}
+
+at::Tensor tanh_gelu(const at::Tensor& x) {
+  if (on_cpu_fp32(x)) return GateFunction::apply(x, kernels::kTanhGelu.a, kernels::kTanhGelu.b);
+  return at::gelu(x, "tanh");
+}
+
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t heads) { return RotateFunction::apply(x, cos, sin, heads); }
 
 at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
   const bool gradients = at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());

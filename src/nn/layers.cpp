@@ -3,6 +3,7 @@
 #include "fusion/nn/cpu_attention.h"
 #include "fusion/nn/functions.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
@@ -29,7 +30,7 @@ at::Tensor RmsNorm::operator()(const at::Tensor& x) const { return rms_norm(x, w
 
 at::Tensor activate(const at::Tensor& x, Activation activation) {
   switch (activation) {
-    case Activation::gelu_pytorch_tanh: return at::gelu(x, "tanh");
+    case Activation::gelu_pytorch_tanh: return tanh_gelu(x);
     case Activation::gelu: return at::gelu(x);
     case Activation::quick_gelu: break;
   }
@@ -48,10 +49,20 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});           // [n, Lq, heads * size]
 }
 
-at::Tensor attend_packed(const at::Tensor& qkv, double scale) {
-  const auto parts = qkv.unbind(2);
-  if (cpu_attention_serves(parts[0], parts[1], parts[2])) return cpu_attention_packed(qkv, scale, false).flatten(2);
-  return attend(parts[0], parts[1], parts[2], scale, false);
+at::Tensor attend_segments(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {
+  if (cpu_attention_serves(qkv)) return cpu_attention_packed(qkv, offsets, heads, scale, causal).flatten(1);
+  // Neighbours of equal length form one dense call.
+  const int64_t kv_heads = (qkv.size(1) - heads) / 2;
+  std::vector<at::Tensor> mixed;
+  for (size_t first = 0, last; first + 1 < offsets.size(); first = last) {
+    const int64_t length = offsets[first + 1] - offsets[first];
+    for (last = first + 1; last + 1 < offsets.size() && offsets[last + 1] - offsets[last] == length;) ++last;
+    const auto count = static_cast<int64_t>(last - first);
+    const auto rows = qkv.narrow(0, offsets[first], count * length).unflatten(0, {count, length});  // [count, length, heads + 2 kv heads, size]
+    const auto parts = rows.split_with_sizes({heads, kv_heads, kv_heads}, 2);
+    mixed.push_back(attend(parts[0], parts[1], parts[2], scale, causal).flatten(0, 1));
+  }
+  return mixed.size() == 1 ? mixed[0] : at::cat(mixed);
 }
 
 }  // namespace fusion

@@ -7,7 +7,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/CachingDeviceAllocator.h>
-#include <malloc.h>
 #include <sched.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
@@ -25,10 +24,9 @@ int available_cores() {
 }  // namespace
 
 c10::Device setup_runtime(const RuntimeConfig& config) {
+  // With several threads MKL promises the same bits in every run only in this mode (a few percent slower); it is read at the first product.
+  if (config.lanes == 1) setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
   at::set_num_threads(config.threads > 0 ? static_cast<int>(config.threads) : available_cores());
-  // A step asks for the same big blocks again and again: keep them instead of giving them back to the system and faulting them in anew.
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
 
   if (config.device == Device::cpu) return c10::kCPU;
   if (at::hasCUDA()) return c10::Device(c10::kCUDA, 0);

@@ -42,12 +42,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CpuAttentionTest,
                          testing::Values(Case{1, 1, 2, 1, 1, 8, false}, Case{2, 36, 36, 4, 4, 24, false}, Case{1, 50, 83, 3, 3, 72, false}, Case{2, 7, 129, 2, 2, 40, false},
                                          Case{1, 67, 67, 4, 4, 32, true}, Case{2, 33, 33, 8, 2, 16, true}, Case{1, 8, 8, 2, 1, 128, true}, Case{1, 49, 49, 2, 2, 96, true}));
 
-TEST(CpuAttention, PackedEqualsSeparate) {
-  const auto qkv = at::randn({2, 41, 3, 4, 24}).requires_grad_(true);
-  const auto packed = attend_packed(qkv, 0.2), separate = attend(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), 0.2, false);
-  const auto gradient = at::randn_like(packed);
-  EXPECT_TRUE(at::equal(packed, separate));
-  EXPECT_TRUE(at::equal(torch::autograd::grad({packed}, {qkv}, {gradient})[0], torch::autograd::grad({separate}, {qkv}, {gradient})[0]));
+TEST(CpuAttention, SegmentsEqualSeparateCalls) {
+  // Segments of different lengths, an empty one among them, three query heads per key head.
+  const std::vector<int64_t> offsets = {0, 41, 41, 50, 91};
+  for (const bool causal : {false, true}) {
+    const auto qkv = at::randn({91, 6 + 2 * 2, 24}).requires_grad_(true);
+    const auto together = attend_segments(qkv, offsets, 6, 0.2, causal);
+    Tensors apart;
+    for (size_t s = 0; s + 1 < offsets.size(); ++s) {
+      if (offsets[s] == offsets[s + 1]) continue;
+      const auto parts = qkv.narrow(0, offsets[s], offsets[s + 1] - offsets[s]).unsqueeze(0).split_with_sizes({6, 2, 2}, 2);
+      apart.push_back(attend(parts[0], parts[1], parts[2], 0.2, causal).squeeze(0));
+    }
+    const auto separate = at::cat(apart), gradient = at::randn_like(together);
+    EXPECT_TRUE(at::equal(together, separate));
+    EXPECT_TRUE(at::equal(torch::autograd::grad({together}, {qkv}, {gradient})[0], torch::autograd::grad({separate}, {qkv}, {gradient})[0]));
+  }
+}
+
+TEST(CpuAttention, OtherTypesTakeAtensKernels) {
+  const std::vector<int64_t> offsets = {0, 7, 14, 17};
+  const auto qkv = at::randn({17, 12, 8});
+  EXPECT_TRUE(at::allclose(attend_segments(qkv.to(at::kDouble), offsets, 4, 0.2, true).to(at::kFloat), attend_segments(qkv, offsets, 4, 0.2, true), 1e-5, 1e-6));
 }
 
 TEST(CpuAttention, LargeScoresStayFinite) {
@@ -57,11 +73,11 @@ TEST(CpuAttention, LargeScoresStayFinite) {
 }
 
 TEST(CpuAttention, ThreadsDoNotChangeBits) {
-  const auto qkv = at::randn({3, 50, 3, 4, 24}).requires_grad_(true);
-  const auto gradient = at::randn({3, 50, 96});
+  const auto qkv = at::randn({150, 3 * 4, 24}).requires_grad_(true);
+  const auto gradient = at::randn({150, 96});
   const auto run = [&](int threads) {
     at::set_num_threads(threads);
-    const auto out = attend_packed(qkv, 0.2);
+    const auto out = attend_segments(qkv, {0, 50, 100, 150}, 4, 0.2, false);
     return std::pair(out.detach(), torch::autograd::grad({out}, {qkv}, {gradient})[0]);
   };
   const int before = at::get_num_threads();

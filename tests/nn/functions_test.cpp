@@ -42,6 +42,16 @@ TEST(Functions, RmsNormCastsBeforeTheWeight) {
 TEST(Functions, Swiglu) {
   expect_same([](const Tensors& in) { return swiglu(in[0], in[1]); }, [](const Tensors& in) { return in[0] * in[0].sigmoid() * in[1]; },
               {at::randn({7, 12}), at::randn({7, 12})});
+  expect_same([](const Tensors& in) { return swiglu(in[0]); },
+              [](const Tensors& in) { return in[0].narrow(1, 0, 19) * in[0].narrow(1, 0, 19).sigmoid() * in[0].narrow(1, 19, 19); }, {at::randn({7, 38}) * 5});
+}
+
+TEST(Functions, TanhGelu) {
+  expect_same([](const Tensors& in) { return tanh_gelu(in[0]); }, [](const Tensors& in) { return at::gelu(in[0], "tanh"); }, {at::randn({7, 37}) * 4});
+  // Far out, where exp would overflow, and where a number is not one.
+  const auto far = at::tensor({-1e9F, -200.0F, -60.0F, 60.0F, 200.0F, 1e9F});
+  EXPECT_TRUE(at::allclose(tanh_gelu(far), at::relu(far)));
+  EXPECT_TRUE(tanh_gelu(at::tensor({std::nanf("")})).isnan().item<bool>());
 }
 
 TEST(Functions, QuickGelu) {
@@ -52,12 +62,13 @@ TEST(Functions, Rotate) {
   DecoderConfig config;
   config.hidden_size = 16, config.num_attention_heads = 2;
   const auto table = Rope(config).table({0, 3, 5, 100}, {false, false, false, false}, at::kFloat, at::kCPU);
-  expect_same([&](const Tensors& in) { return rotate(in[0], table.cos, table.sin); },
+  expect_same([&](const Tensors& in) { return rotate(in[0], table.cos, table.sin, 2); },
               [&](const Tensors& in) {
-                const auto half = in[0].chunk(2, -1);
-                return in[0] * table.cos.to(at::kDouble) + at::cat({-half[1], half[0]}, -1) * table.sin.to(at::kDouble);
+                const auto turned = in[0].narrow(1, 0, 2), rest = in[0].narrow(1, 2, 1);
+                const auto half = turned.chunk(2, -1);
+                return at::cat({turned * table.cos.to(at::kDouble) + at::cat({-half[1], half[0]}, -1) * table.sin.to(at::kDouble), rest}, 1);
               },
-              {at::randn({4, 2, 8})});
+              {at::randn({4, 3, 8})});
 }
 
 TEST(Functions, LinearCrossEntropyInChunks) {

@@ -37,26 +37,25 @@ class Decoder {
   Unit* embedding_unit() const { return embedding_unit_; }
 
   DecoderRows rows(const Offsets& samples, at::Device device) const;
-  /// All layers. `windows` undefined: no interaction layer runs. `cache`: filled during a prefill.
+  /// All layers. `windows` undefined: no interaction layer runs. `wanted`: the rows that come back [n, D], null for all; what only the others
+  /// would need is left out. `cache`: filled during a prefill.
   at::Tensor forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const DecoderRows> rows, const at::Tensor& windows,
-                     std::shared_ptr<const AssemblyLayout> layout, const RecomputeConfig& recompute, const Probe* probe, KvCache* cache) const;
-  /// Sum of the cross entropy of the given rows; 0-d leaf of the tape.
-  at::Tensor loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& rows, const std::vector<int64_t>& targets) const;
-  /// fp32 logits [n, V] of the given rows.
-  at::Tensor logits(const at::Tensor& hidden, const std::vector<int64_t>& rows) const;
+                     std::shared_ptr<const AssemblyLayout> layout, const std::vector<int64_t>* wanted, const RecomputeConfig& recompute,
+                     const Probe* probe, KvCache* cache) const;
+  /// Sum of the cross entropy of hidden [n, D] against targets [n]; 0-d leaf of the tape.
+  at::Tensor loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets) const;
+  /// fp32 logits [n, V] of hidden [n, D].
+  at::Tensor logits(const at::Tensor& hidden) const;
   at::Tensor final_norm(const at::Tensor& hidden) const { return norm_(hidden); }
   /// One new row per sample, [B, D], at positions cache.lengths; the cache grows by one row.
   at::Tensor step(const at::Tensor& hidden, KvCache& cache) const;
   KvCache make_cache(const Offsets& samples, int64_t new_tokens) const;
 
  private:
-  struct Qkv {
-    at::Tensor q, k, v;  // [R, heads or kv heads, head size]
-  };
-  Qkv project(const DecoderLayer& layer, const at::Tensor& normal, const RopeTable& rope) const;
-  at::Tensor attention(const Qkv& qkv, const Offsets& samples) const;
+  at::Tensor project(const DecoderLayer& layer, const at::Tensor& normal, const RopeTable& rope) const;
   at::Tensor mlp(const DecoderLayer& layer, const at::Tensor& x) const;
-  at::Tensor layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, int64_t index, KvCache* cache) const;
+  at::Tensor layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, const at::Tensor& wanted, int64_t index,
+                           KvCache* cache) const;
   const Parameter& head_weight() const { return head_ ? *head_ : *embedding_; }
 
   const ModelConfig& config_;

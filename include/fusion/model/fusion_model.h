@@ -92,7 +92,8 @@ class FusionModel {
 
  private:
   struct Pass;
-  Pass run(Tape& tape, const Batch& batch, const StepContext& step, bool with_losses, int64_t new_tokens, KvCache* cache) const;
+  enum class Wanted { all, targets, last };  // decoder rows that leave the last layer: all, those with a target, the last of each sample
+  Pass run(Tape& tape, const Batch& batch, const StepContext& step, Wanted wanted, bool with_losses, int64_t new_tokens, KvCache* cache) const;
 
   ModelConfig config_;
   ModelOptions options_;

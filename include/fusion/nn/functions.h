@@ -10,12 +10,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 /// silu(gate) * up, elementwise.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
+/// The same for gate and up side by side, [R, 2 width] -> [R, width].
+at::Tensor swiglu(const at::Tensor& gate_up);
 
 /// x * sigmoid(1.702 x), CLIP's activation.
 at::Tensor quick_gelu(const at::Tensor& x);
 
-/// Rotary embedding, NeoX order (halves). x [R, heads, head size], cos and sin [R, 1, head size].
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
+/// GELU in its tanh form.
+at::Tensor tanh_gelu(const at::Tensor& x);
+
+/// Rotary embedding, NeoX order (halves), of the first `rotated` heads; the others pass. x [R, heads, head size], cos and sin [R, 1, head size].
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t rotated);
 
 /// Sum over rows of the cross entropy of x @ weight^T against labels, without keeping [R, V]: logits live for `chunk` rows at a time.
 /// x [R, D], weight [V, D], labels int64 [R], all >= 0. Returns 0-d fp32.

@@ -53,7 +53,8 @@ struct Projector {
 /// `causal` needs Lq == Lk. Returns [n, Lq, heads * size]. fp32 on a CPU takes our kernel, else ATen picks the flash kernel where there is one.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal);
 
-/// The same, all rows with all rows, for qkv [n, L, 3, heads, size].
-at::Tensor attend_packed(const at::Tensor& qkv, double scale);
+/// The same inside segments of any length, q, k and v side by side: qkv [R, heads + 2 kv heads, size], segment s is rows offsets[s] to
+/// offsets[s + 1]. Returns [R, heads * size].
+at::Tensor attend_segments(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal);
 
 }  // namespace fusion
