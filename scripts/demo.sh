@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-runs/demo}
-fusion=$(scripts/build.sh | tail -n 1)/bin/fusion
+fusion=$(scripts/build.sh auto bin/fusion | tail -n 1)/bin/fusion
 
 [ -f "$folder/data/val.json" ] || "$fusion" data synth --out "$folder/data"
 "$fusion" train configs/demo/demo.yaml vars.data="$(realpath "$folder/data")" run.dir="$folder/run"

@@ -1,24 +1,43 @@
 #include "tools.h"
 
 #include "fusion/study/bench.h"
+#include "fusion/study/bench_images.h"
 
 namespace fusion::tools {
 
 void add_bench(CLI::App& app, ExitCode& code) {
-  auto options = std::make_shared<BenchOptions>();
-  auto folder = std::make_shared<std::string>();
-  auto json = std::make_shared<bool>(false);
+  struct Arguments {
+    BenchOptions step;
+    ImageBenchOptions pictures;
+    std::string folder;
+    std::vector<std::string> files;
+    bool json = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
   static const std::map<std::string, Recompute> kRecompute = {{"none", Recompute::none}, {"full", Recompute::full}};
-  CLI::App* command = app.add_subcommand("bench", "Seconds and memory of a training step on a reference case of kind bench.");
-  command->add_option("--case", *folder, "Folder of the case")->required();
-  command->add_option("--threads", options->threads, "Threads inside one operator")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--steps", options->steps, "Timed steps, after one warm-up step")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--recompute", options->recompute, "Keep activations (none) or recompute them (full)")->transform(CLI::CheckedTransformer(kRecompute));
-  command->add_flag("--json", *json, "Print JSON");
-  command->callback([options, folder, json, &code] {
-    options->folder = *folder;
-    const BenchResult result = run_bench(*options);
-    fmt::print("{}", *json ? dump_json(bench_json(*options, result)) : bench_table(*options, result));
+  CLI::App* command = app.add_subcommand("bench", "Seconds and memory of a training step on a reference case, or milliseconds per picture.");
+  command->require_subcommand(0, 1);
+  BenchOptions& step = arguments->step;
+  command->add_option("--case", arguments->folder, "Folder of a case of kind bench")->check(CLI::ExistingDirectory);
+  command->add_option("--threads", step.threads, "Threads inside one operator")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", step.steps, "Timed steps, after one warm-up step")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--recompute", step.recompute, "Keep activations (none) or recompute them (full)")->transform(CLI::CheckedTransformer(kRecompute));
+  command->add_flag("--json", arguments->json, "Print JSON");
+
+  CLI::App* images = command->add_subcommand("images", "From a file's bytes to normalised tiles, one thread: decode, tiles, normalise.");
+  images->add_option("files", arguments->files, "Pictures; scripts/bench_images.py makes them and times the Python side")->required()->check(CLI::ExistingFile);
+  images->add_option("--side", arguments->pictures.side, "Side of a tile in pixels")->check(CLI::PositiveNumber)->capture_default_str();
+  images->add_option("--repeats", arguments->pictures.repeats, "Timed passes, after one warm-up pass")->check(CLI::PositiveNumber)->capture_default_str();
+
+  command->callback([arguments, images, &code] {
+    if (images->parsed()) {
+      fmt::print("{}", image_bench_table(bench_images({arguments->files.begin(), arguments->files.end()}, arguments->pictures)));
+    } else {
+      FUSION_CHECK(!arguments->folder.empty(), "bench: give --case FOLDER, or `fusion bench images FILES`");
+      arguments->step.folder = arguments->folder;
+      const BenchResult result = run_bench(arguments->step);
+      fmt::print("{}", arguments->json ? dump_json(bench_json(arguments->step, result)) : bench_table(arguments->step, result));
+    }
     code = ExitCode::done;
   });
 }

@@ -16,5 +16,6 @@ void add_generate(CLI::App& app, ExitCode& code);
 void add_chat(CLI::App& app, ExitCode& code);
 void add_eval(CLI::App& app, ExitCode& code);
 void add_ckpt(CLI::App& app, ExitCode& code);
+void add_convert(CLI::App& app, ExitCode& code);
 
 }  // namespace fusion::tools

@@ -1,10 +1,11 @@
 #include "fusion/model/card.h"
 
+#include "fusion/nn/functions.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_max_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 
@@ -14,19 +15,6 @@ namespace fusion {
 namespace {
 
 constexpr double kNormEps = 1e-5;
-
-// All questions of a cell share its w*w keys. q [n, L, heads, size], k and v [n, P, heads, size]: so few keys that plain products
-// over broadcast rows beat one small matrix product per head.
-at::Tensor attend_windows(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const double scale = std::pow(static_cast<double>(q.size(3)), -0.5);
-  Tensors mixed;
-  for (const auto& query : q.split(1, 1)) {                                            // [n, 1, heads, size]
-    const auto scores = (query * k).sum(-1, true, at::kFloat) * scale;                 // [n, P, heads, 1]
-    const auto weights = at::softmax(scores, 1).to(q.scalar_type());
-    mixed.push_back((weights * v).sum(1, true));                                       // [n, 1, heads, size]
-  }
-  return mixed.size() == 1 ? mixed[0] : at::cat(mixed, 1);
-}
 
 }  // namespace
 

@@ -91,7 +91,45 @@ FUSION_VECTOR_CLONES void swiglu_row_backward(const float* gate, const float* up
   }
 }
 
-constexpr int64_t kNumbers = 1 << 14;  // per task
+constexpr int64_t kNumbers = 1 << 14, kCells = 8;  // per task
+
+// sums[h] = sum over a head's channels of a * b.
+FUSION_CLONES void head_dots(const float* a, const float* b, int64_t heads, int64_t size, float* sums) {
+  for (int64_t h = 0; h < heads; ++h) {
+    float sum = 0;
+    for (int64_t c = h * size; c < (h + 1) * size; ++c) sum += a[c] * b[c];
+    sums[h] = sum;
+  }
+}
+
+// y[c] += factor[head of c] * x[c]
+FUSION_CLONES void add_scaled_heads(const float* x, const float* factor, int64_t heads, int64_t size, float* y) {
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t c = h * size; c < (h + 1) * size; ++c) y[c] += factor[h] * x[c];
+}
+
+// In place: scores [keys, heads] -> softmax over the keys.
+FUSION_VECTOR_CLONES void softmax_over_keys(int64_t keys, int64_t heads, float scale, float* scores, float* top, float* total) {
+  for (int64_t h = 0; h < heads; ++h) top[h] = scores[h];
+  for (int64_t p = 1; p < keys; ++p)
+    for (int64_t h = 0; h < heads; ++h) top[h] = scores[p * heads + h] > top[h] ? scores[p * heads + h] : top[h];
+  for (int64_t h = 0; h < heads; ++h) total[h] = 0.0F;
+  for (int64_t p = 0; p < keys; ++p) {
+    float* row = scores + p * heads;
+    for (int64_t h = 0; h < heads; ++h) {
+      row[h] = exp_minus((top[h] - row[h]) * scale);
+      total[h] += row[h];
+    }
+  }
+  for (int64_t p = 0; p < keys; ++p)
+    for (int64_t h = 0; h < heads; ++h) scores[p * heads + h] /= total[h];
+}
+
+// Weights [keys, heads] of one query.
+void window_weights(const Windows& w, const float* query, const float* k, std::vector<float>& weights, std::vector<float>& scratch) {
+  for (int64_t p = 0; p < w.keys; ++p) head_dots(query, k + p * w.heads * w.size, w.heads, w.size, weights.data() + p * w.heads);
+  softmax_over_keys(w.keys, w.heads, w.scale, weights.data(), scratch.data(), scratch.data() + w.heads);
+}
 
 }  // namespace
 
@@ -155,6 +193,46 @@ void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, co
   at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       swiglu_row_backward(gate + r * stride, up + r * stride, to_y + r * width, width, to_gate + r * to_stride, to_up + r * to_stride);
+  });
+}
+
+void window_attention(const Windows& w, const float* q, const float* k, const float* v, float* out) {
+  const int64_t D = w.heads * w.size;
+  at::parallel_for(0, w.n, kCells, [&](int64_t begin, int64_t end) {
+    std::vector<float> weights(w.keys * w.heads), scratch(2 * w.heads);
+    for (int64_t row = begin * w.queries; row < end * w.queries; ++row) {
+      const int64_t first = row / w.queries * w.keys * D;
+      window_weights(w, q + row * D, k + first, weights, scratch);
+      std::fill(out + row * D, out + (row + 1) * D, 0.0F);
+      for (int64_t p = 0; p < w.keys; ++p) add_scaled_heads(v + first + p * D, weights.data() + p * w.heads, w.heads, w.size, out + row * D);
+    }
+  });
+}
+
+void window_attention_backward(const Windows& w, const float* q, const float* k, const float* v, const float* to_out, float* to_q, float* to_k, float* to_v) {
+  const int64_t D = w.heads * w.size, H = w.heads;
+  at::parallel_for(0, w.n, kCells, [&](int64_t begin, int64_t end) {
+    std::vector<float> weights(w.keys * H), slopes(w.keys * H), scratch(2 * H);
+    std::fill(to_k + begin * w.keys * D, to_k + end * w.keys * D, 0.0F);
+    std::fill(to_v + begin * w.keys * D, to_v + end * w.keys * D, 0.0F);
+    std::fill(to_q + begin * w.queries * D, to_q + end * w.queries * D, 0.0F);
+    for (int64_t row = begin * w.queries; row < end * w.queries; ++row) {
+      const int64_t first = row / w.queries * w.keys * D;
+      const float *query = q + row * D, *gradient = to_out + row * D;
+      window_weights(w, query, k + first, weights, scratch);
+      std::vector<float>& mean = scratch;  // per head: sum of weight * slope
+      std::fill(mean.begin(), mean.begin() + H, 0.0F);
+      for (int64_t p = 0; p < w.keys; ++p) {
+        head_dots(gradient, v + first + p * D, H, w.size, slopes.data() + p * H);
+        for (int64_t h = 0; h < H; ++h) mean[h] += weights[p * H + h] * slopes[p * H + h];
+      }
+      for (int64_t p = 0; p < w.keys; ++p) {
+        add_scaled_heads(gradient, weights.data() + p * H, H, w.size, to_v + first + p * D);
+        for (int64_t h = 0; h < H; ++h) slopes[p * H + h] = w.scale * weights[p * H + h] * (slopes[p * H + h] - mean[h]);
+        add_scaled_heads(k + first + p * D, slopes.data() + p * H, H, w.size, to_q + row * D);
+        add_scaled_heads(query, slopes.data() + p * H, H, w.size, to_k + first + p * D);
+      }
+    }
   });
 }
 

@@ -24,6 +24,15 @@ void swiglu_rows(const float* gate, const float* up, int64_t stride, int64_t row
 void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate, float* to_up,
                           int64_t to_stride);
 
+/// Attention inside n cells: `queries` rows of q over the `keys` rows of k and v, per head. q, out [n, queries, heads, size],
+/// k, v [n, keys, heads, size], all dense.
+struct Windows {
+  int64_t n, queries, keys, heads, size;
+  float scale;
+};
+void window_attention(const Windows& w, const float* q, const float* k, const float* v, float* out);
+void window_attention_backward(const Windows& w, const float* q, const float* k, const float* v, const float* to_out, float* to_q, float* to_k, float* to_v);
+
 /// Rotation of halves: out = x cos + sign * rotate_half(x) sin for the first `rotated` of `heads` heads, the others are copied.
 /// x and out dense [rows, heads, size]; cos and sin [rows, size].
 void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size, float* out);

@@ -17,9 +17,12 @@
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/silu_backward.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
 
 namespace fusion {
 namespace {
@@ -173,6 +176,26 @@ struct RotateFunction : torch::autograd::Function<RotateFunction> {
   }
 };
 
+struct WindowsFunction : torch::autograd::Function<WindowsFunction> {
+  static kernels::Windows sizes(const at::Tensor& q, const at::Tensor& k) {
+    return {q.size(0), q.size(1), k.size(1), q.size(2), q.size(3), static_cast<float>(std::pow(static_cast<double>(q.size(3)), -0.5))};
+  }
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+    const auto q = query.contiguous(), k = key.contiguous(), v = value.contiguous(), out = at::empty_like(q);
+    context->save_for_backward({q, k, v});
+    kernels::window_attention(sizes(q, k), q.const_data_ptr<float>(), k.const_data_ptr<float>(), v.const_data_ptr<float>(), out.data_ptr<float>());
+    return out;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto to_out = gradients[0].contiguous(), to_q = at::empty_like(saved[0]), to_k = at::empty_like(saved[1]), to_v = at::empty_like(saved[2]);
+    kernels::window_attention_backward(sizes(saved[0], saved[1]), saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(),
+                                       saved[2].const_data_ptr<float>(), to_out.const_data_ptr<float>(), to_q.data_ptr<float>(), to_k.data_ptr<float>(),
+                                       to_v.data_ptr<float>());
+    return {to_q, to_k, to_v};
+  }
+};
+
 // The gradient of a sum is known up to a factor, so it is computed chunk by chunk in the forward pass while the logits are there.
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk, bool gradients) {
@@ -220,6 +243,19 @@ at::Tensor quick_gelu(const at::Tensor& x) {
 at::Tensor tanh_gelu(const at::Tensor& x) {
   if (on_cpu_fp32(x)) return GateFunction::apply(x, kernels::kTanhGelu.a, kernels::kTanhGelu.b);
   return at::gelu(x, "tanh");
+}
+
+at::Tensor attend_windows(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  if (on_cpu_fp32(q) && on_cpu_fp32(k) && on_cpu_fp32(v)) return WindowsFunction::apply(q, k, v);
+  // So few keys that plain products over broadcast rows beat one small matrix product per head.
+  const double scale = std::pow(static_cast<double>(q.size(3)), -0.5);
+  std::vector<at::Tensor> mixed;
+  for (const auto& query : q.split(1, 1)) {                             // [n, 1, heads, size]
+    const auto scores = (query * k).sum(-1, true, at::kFloat) * scale;  // [n, P, heads, 1]
+    const auto weights = at::softmax(scores, 1).to(q.scalar_type());
+    mixed.push_back((weights * v).sum(1, true));                        // [n, 1, heads, size]
+  }
+  return mixed.size() == 1 ? mixed[0] : at::cat(mixed, 1);
 }
 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t heads) { return RotateFunction::apply(x, cos, sin, heads); }

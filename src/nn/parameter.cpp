@@ -87,6 +87,13 @@ void ParameterStore::initialize(uint64_t seed) {
   refresh_values();
 }
 
+at::Tensor ParameterStore::start_value(const Parameter& parameter, uint64_t seed) {
+  const at::NoGradGuard no_grad;
+  auto tensor = at::empty(parameter.shape, at::TensorOptions().dtype(at::kFloat));
+  fill(tensor, parameter.init, random_bits({seed, stable_hash(parameter.name)}));
+  return tensor;
+}
+
 void ParameterStore::assign(Parameter& parameter, const at::Tensor& tensor) {
   FUSION_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), "model: {} has shape [{}] in the file but [{}] in the config", parameter.name,
                fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "), fmt::join(parameter.shape, ", "));

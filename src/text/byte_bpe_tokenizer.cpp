@@ -216,6 +216,7 @@ class ByteBpeTokenizer : public Tokenizer {
     }
     for (const std::string& token : model_.tokens) longest_ = std::max(longest_, token.size());
     size_ = settings_.size;
+    appended_ = settings_.appended;
     pad_ = settings_.id_of(settings_.pad);
     eos_ = settings_.id_of(settings_.eos);
     if (!settings_.bos.empty()) bos_ = settings_.id_of(settings_.bos);

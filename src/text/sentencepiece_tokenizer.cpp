@@ -25,6 +25,7 @@ class SentencePieceTokenizer : public Tokenizer {
     for (size_t id = 0; id < model_.pieces.size(); ++id) id_of_piece_.emplace(model_.pieces[id].text, static_cast<int64_t>(id));
     if (const auto blank = id_of_piece_.find(kBlank); blank != id_of_piece_.end()) blank_ = blank->second;
     size_ = settings_.size;
+    appended_ = settings_.appended;
     pad_ = settings_.id_of(settings_.pad);
     eos_ = settings_.id_of(settings_.eos);
     if (!settings_.bos.empty()) bos_ = settings_.id_of(settings_.bos);

@@ -186,6 +186,7 @@ TokenizerSettings read_tokenizer_settings(const fs::path& folder, const Vocabula
   if (settings.unk.empty() && list.has(vocabulary.pad_fallback)) settings.unk = vocabulary.pad_fallback;
   settings.pad = settings.unk.empty() ? special.pad.content : settings.unk;
   for (const AddedToken& token : special.additional) settings.additional.push_back(token.content);
+  const int64_t complete = list.size();
   for (const std::string_view vision : {kVisionStart, kVisionEnd}) {
     const std::string content(vision);
     list.ensure({.content = content});
@@ -193,6 +194,7 @@ TokenizerSettings read_tokenizer_settings(const fs::path& folder, const Vocabula
       settings.additional.push_back(content);
   }
   settings.size = list.size();
+  settings.appended = settings.size - complete;
   settings.added = list.take();
   FUSION_CHECK(!settings.eos.empty(), "{}: no 'eos_token'; set it in tokenizer_config.json", where);
   FUSION_CHECK(!settings.pad.empty(), "{}: neither 'unk_token' nor 'pad_token'; set pad_token in tokenizer_config.json", where);

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Kills a two-stage training at random moments until it is done: its final weights and moments are byte-equal to an undisturbed run's.
-# FUSION: the program. KILLS: kills that must hit (default 12). SEED: of the moments.
+# FUSION: the program. KILLS: kills that must hit (default 12). SEED: of the moments. LANES: 2 (default): two micro-batches side by side;
+# 1: both threads inside the operators.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -20,7 +21,7 @@ data: {max_length: 256, eval: data/val.json}
 optimizer: {lr: 3e-3}
 train: {global_batch: 8, micro_batch: 4, dtype: fp32, epochs: 3}
 checkpoint: {every: 3}
-runtime: {device: cpu, threads: 2}
+runtime: {device: cpu, threads: 2, lanes: ${LANES:-2}}
 stages:
 - {name: one, data: {mixture: data/stage1.json}}
 - {name: two, data: {mixture: data/stage2.json}}
@@ -57,12 +58,12 @@ digests() { (cd "$1" && find . -name '*.safetensors' | sort | xargs sha256sum); 
 digests "$work/whole" > "$work/whole.sum"
 digests "$work/killed" > "$work/killed.sum"
 [ "$(wc -l < "$work/whole.sum")" -ge 6 ]
-diff "$work/whole.sum" "$work/killed.sum"
-# The metrics hold each step once, with the same losses.
+# The metrics hold each step once, with the same losses: the first difference says where the runs part.
 for stage in one two; do
   for run in whole killed; do
     grep -v evaluation "$work/$run/$stage/metrics.jsonl" | sed -E 's/"grad_norm".*//' > "$work/$run.$stage"
   done
   diff "$work/whole.$stage" "$work/killed.$stage"
 done
+diff "$work/whole.sum" "$work/killed.sum"
 echo "weights, moments and losses are equal"

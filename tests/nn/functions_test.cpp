@@ -71,6 +71,19 @@ TEST(Functions, Rotate) {
               {at::randn({4, 3, 8})});
 }
 
+TEST(Functions, WindowAttention) {
+  const auto plain = [](const Tensors& in) {
+    const auto scores = at::einsum("nlhs,nphs->nhlp", {in[0], in[1]}) / std::sqrt(static_cast<double>(in[0].size(3)));
+    return at::einsum("nhlp,nphs->nlhs", {at::softmax(scores, -1), in[2]});
+  };
+  for (const int64_t size : {1, 8, 24})
+    expect_same([](const Tensors& in) { return attend_windows(in[0], in[1], in[2]); }, plain,
+                {at::randn({11, 3, 4, size}) * 3, at::randn({11, 9, 4, size}), at::randn({11, 9, 4, size})});
+  // Other types take the products of ATen.
+  const auto q = at::randn({5, 2, 4, 8}), k = at::randn({5, 9, 4, 8}), v = at::randn({5, 9, 4, 8});
+  EXPECT_TRUE(at::allclose(attend_windows(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble)).to(at::kFloat), attend_windows(q, k, v), 1e-5, 1e-6));
+}
+
 TEST(Functions, LinearCrossEntropyInChunks) {
   const auto labels = at::randint(0, 11, {9}, at::kLong);
   for (const int64_t chunk : {2, 9, 100}) {

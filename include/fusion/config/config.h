@@ -50,7 +50,7 @@ struct DataConfig {
 
   template <class Visitor>
   void visit(Visitor& v) {
-    v("mixture", mixture, "Mixture YAML, or one LLaVA .json or .jsonl file.", v.path());
+    v("mixture", mixture, "Mixture YAML, or LLaVA .json or .jsonl files: a.json or {a,b}.json.", v.path());
     v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.", v.path());
     v("eval", eval, "Held-out file for in-loop evaluation; empty = none.", v.path());
     v("eval_samples", eval_samples, "Samples of data.eval that are used; 0 = all.", v.at_least(0));

@@ -19,6 +19,9 @@ at::Tensor quick_gelu(const at::Tensor& x);
 /// GELU in its tanh form.
 at::Tensor tanh_gelu(const at::Tensor& x);
 
+/// Attention of L questions over the P keys of their cell, P small. q [n, L, heads, size], k and v [n, P, heads, size]; returns q's shape.
+at::Tensor attend_windows(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
 /// Rotary embedding, NeoX order (halves), of the first `rotated` heads; the others pass. x [R, heads, head size], cos and sin [R, 1, head size].
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t rotated);
 

@@ -67,6 +67,8 @@ class ParameterStore {
   void allocate(bool masters);
   /// Random start: each parameter's numbers depend on (seed, name) alone.
   void initialize(uint64_t seed);
+  /// The number that initialize() gives one parameter, fp32 on the CPU; the store may be without memory.
+  static at::Tensor start_value(const Parameter& parameter, uint64_t seed);
   /// Sets one parameter from a tensor of its shape, any float dtype.
   void assign(Parameter& parameter, const at::Tensor& tensor);
   /// Masters to compute copies, after an update. Nothing to do in fp32.

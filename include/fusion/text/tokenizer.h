@@ -29,6 +29,7 @@ class Tokenizer {
   virtual std::optional<int64_t> token_id(std::string_view token) const = 0;
 
   int64_t size() const { return size_; }                  // vocabulary with added tokens
+  int64_t appended() const { return appended_; }          // of these, the vision tokens that the folder lacked
   std::optional<int64_t> bos_id() const { return bos_; }  // id only; encode() decides whether it is added
   bool adds_bos() const { return adds_bos_; }
   int64_t pad_id() const { return pad_; }  // pad = unk as set by the official training
@@ -39,7 +40,7 @@ class Tokenizer {
   virtual void save(const fs::path& folder) const = 0;
 
  protected:
-  int64_t size_ = 0, pad_ = 0, eos_ = 0;
+  int64_t size_ = 0, appended_ = 0, pad_ = 0, eos_ = 0;
   std::optional<int64_t> bos_;
   bool adds_bos_ = false;
   std::string digest_;

@@ -17,6 +17,7 @@ struct TokenizerSettings {
   std::string bos, eos, unk, pad;       // contents; empty = none
   std::vector<std::string> additional;  // additional_special_tokens
   int64_t size = 0;                     // vocabulary with added tokens
+  int64_t appended = 0;                 // of these, vision tokens that the folder lacked
 
   /// Ids of bos, eos, unk, pad and the additional special tokens, as a flag per id (all_special_ids).
   std::vector<bool> special_flags() const;
