@@ -21,13 +21,18 @@ void add_bench(CLI::App& app, ExitCode& code) {
   command->add_option("--case", arguments->folder, "Folder of a case of kind bench")->check(CLI::ExistingDirectory);
   command->add_option("--threads", step.threads, "Threads inside one operator")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--steps", step.steps, "Timed steps, after one warm-up step")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--recompute", step.recompute, "Keep activations (none) or recompute them (full)")->transform(CLI::CheckedTransformer(kRecompute));
+  command->add_option("--recompute", step.recompute, "Keep activations (none) or recompute them (full)")
+      ->transform(CLI::CheckedTransformer(kRecompute));
   command->add_flag("--json", arguments->json, "Print JSON");
 
   CLI::App* images = command->add_subcommand("images", "From a file's bytes to normalised tiles, one thread: decode, tiles, normalise.");
-  images->add_option("files", arguments->files, "Pictures; scripts/bench_images.py makes them and times the Python side")->required()->check(CLI::ExistingFile);
+  images->add_option("files", arguments->files, "Pictures; scripts/bench_images.py makes them and times the Python side")
+      ->required()
+      ->check(CLI::ExistingFile);
   images->add_option("--side", arguments->pictures.side, "Side of a tile in pixels")->check(CLI::PositiveNumber)->capture_default_str();
-  images->add_option("--repeats", arguments->pictures.repeats, "Timed passes, after one warm-up pass")->check(CLI::PositiveNumber)->capture_default_str();
+  images->add_option("--repeats", arguments->pictures.repeats, "Timed passes, after one warm-up pass")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 
   command->callback([arguments, images, &code] {
     if (images->parsed()) {

@@ -94,7 +94,8 @@ ExitCode diff(const Arguments& arguments) {
       fmt::print("{}  {}\n", each.name, each.problem);
     }
   }
-  fmt::print("{} tensors equal in every byte, {} different{}\n", equal, different, different ? fmt::format(", largest difference {:.3g}", largest) : "");
+  fmt::print("{} tensors equal in every byte, {} different{}\n", equal, different,
+             different ? fmt::format(", largest difference {:.3g}", largest) : "");
   return different == 0 ? ExitCode::done : ExitCode::failure;
 }
 
@@ -112,7 +113,8 @@ void add_convert(CLI::App& app, ExitCode& code) {
     part->add_option("--dtype", arguments->dtype, help)->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   };
 
-  CLI::App* part = command->add_subcommand("import", "Check an official FUSION folder tensor by tensor and write it as one of ours; the weights keep their bytes.");
+  CLI::App* part = command->add_subcommand(
+      "import", "Check an official FUSION folder tensor by tensor and write it as one of ours; the weights keep their bytes.");
   part->add_option("from", arguments->from, "Folder with config.json, tokenizer and safetensors")->required()->check(CLI::ExistingDirectory);
   part->add_option("to", arguments->to, "New folder");
   part->add_flag("--check", arguments->check, "Only check and show; exit 3 when the folder is not complete");
@@ -123,10 +125,14 @@ void add_convert(CLI::App& app, ExitCode& code) {
   part->add_option("--decoder", arguments->decoder, "Folder of the language model")->required()->check(CLI::ExistingDirectory);
   part->add_option("--tower", arguments->tower, "Folder of the vision tower")->required()->check(CLI::ExistingDirectory);
   part->add_option("--out", arguments->to, "New folder")->required();
-  part->add_option("--tower-name", arguments->tower_name, "Name written as mm_vision_tower, like google/siglip2-giant-opt-patch16-384; default: the folder's");
-  part->add_option("--projector", arguments->projector, "Folder or .safetensors file with mm_projector tensors; default: a random start")->check(CLI::ExistingPath);
-  part->add_option("--config", arguments->config, "Config whose tune, card and loss keys the model takes; default: the released method")->check(CLI::ExistingFile);
-  part->add_option("--template", arguments->chat_template, "Chat template; default: the config's")->check(CLI::IsMember(enum_names(static_cast<const Template*>(nullptr))));
+  part->add_option("--tower-name", arguments->tower_name,
+                   "Name written as mm_vision_tower, like google/siglip2-giant-opt-patch16-384; default: the folder's");
+  part->add_option("--projector", arguments->projector, "Folder or .safetensors file with mm_projector tensors; default: a random start")
+      ->check(CLI::ExistingPath);
+  part->add_option("--config", arguments->config, "Config whose tune, card and loss keys the model takes; default: the released method")
+      ->check(CLI::ExistingFile);
+  part->add_option("--template", arguments->chat_template, "Chat template; default: the config's")
+      ->check(CLI::IsMember(enum_names(static_cast<const Template*>(nullptr))));
   part->add_option("--max-length", arguments->max_length, "tokenizer_model_max_length")->check(CLI::PositiveNumber)->capture_default_str();
   part->add_option("--seed", arguments->seed, "Seed of projectors and interaction layers")->check(CLI::NonNegativeNumber)->capture_default_str();
   add_dtype(part, "Type of the weights; default: bf16");

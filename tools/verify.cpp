@@ -36,7 +36,8 @@ void add_verify(CLI::App& app, ExitCode& code) {
   CLI::App* command = app.add_subcommand("verify", "Compare with reference cases of the official code; exit 1 on any miss.");
   command->add_option("folder", arguments->folder, "A case, a folder with golden.json, or a folder of such folders")->required();
   command->add_option("--tokenizers", arguments->tokenizers, "Tokenizer folders of text cases (default: data/tokenizers beside the reference data)");
-  command->add_option("--jobs", arguments->jobs, "Cases at a time, each in a process of its own; 0 = all in this process")->check(CLI::NonNegativeNumber);
+  command->add_option("--jobs", arguments->jobs, "Cases at a time, each in a process of its own; 0 = all in this process")
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", arguments->json, "Print every row as JSON");
   command->add_flag("--all", arguments->all, "Print passed rows too");
   command->callback([arguments, &code] { code = verify(*arguments); });

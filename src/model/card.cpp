@@ -44,8 +44,8 @@ InteractionLayer::InteractionLayer(const ModelConfig& config, const Scope& scope
 at::Tensor InteractionLayer::update(const at::Tensor& latents, const at::Tensor& questions, const at::Tensor& windows, int64_t L) const {
   const int64_t D = latents.size(1), n = windows.size(0), P = windows.size(1), size = D / heads_;
   const bool released = form_ == CardAttention::released;
-  const auto query = proj_in_(at::cat({questions, latents}, 1));              // [slots, D]
-  const auto context = proj_context_(windows.view({n * P, D}));               // [n * P, D]
+  const auto query = proj_in_(at::cat({questions, latents}, 1));  // [slots, D]
+  const auto context = proj_context_(windows.view({n * P, D}));   // [n * P, D]
   const auto q = q_(released ? q_norm_(query) : query).view({n, L, heads_, size});
   const auto k = k_(released ? k_norm_(context) : context).view({n, P, heads_, size});
   const auto v = v_(released ? v_norm_(context) : context).view({n, P, heads_, size});

@@ -27,9 +27,11 @@ Decoder::Decoder(const ModelConfig& config, ParameterStore& store) : config_(con
   const auto init = Init::normal(decoder.initializer_range);
   const bool fused = decoder.type == DecoderType::phi3;
   FUSION_CHECK(decoder.vocab_size > 0, "config: decoder.vocab_size must be set (or a tokenizer given) before the model is built");
-  FUSION_CHECK(decoder.num_attention_heads % decoder.num_key_value_heads == 0, "config: decoder.num_key_value_heads ({}) does not divide decoder.num_attention_heads ({})",
-               decoder.num_key_value_heads, decoder.num_attention_heads);
-  FUSION_CHECK(decoder.pad_token_id < decoder.vocab_size, "config: decoder.pad_token_id ({}) is not in the vocabulary of {}", decoder.pad_token_id, decoder.vocab_size);
+  FUSION_CHECK(decoder.num_attention_heads % decoder.num_key_value_heads == 0,
+               "config: decoder.num_key_value_heads ({}) does not divide decoder.num_attention_heads ({})", decoder.num_key_value_heads,
+               decoder.num_attention_heads);
+  FUSION_CHECK(decoder.pad_token_id < decoder.vocab_size, "config: decoder.pad_token_id ({}) is not in the vocabulary of {}", decoder.pad_token_id,
+               decoder.vocab_size);
 
   embedding_unit_ = &store.add_unit("token embeddings");
   embedding_ = Scope(store, *embedding_unit_, "model.embed_tokens").add("weight", {decoder.vocab_size, D}, init);
@@ -62,11 +64,12 @@ Decoder::Decoder(const ModelConfig& config, ParameterStore& store) : config_(con
 void Decoder::add_interaction_layers(ParameterStore& store) {
   const auto& card = config_.card;
   if (!card.enabled) return;
-  FUSION_CHECK(config_.decoder.hidden_size % card.heads == 0, "config: card.heads ({}) does not divide decoder.hidden_size ({})", card.heads, config_.decoder.hidden_size);
+  FUSION_CHECK(config_.decoder.hidden_size % card.heads == 0, "config: card.heads ({}) does not divide decoder.hidden_size ({})", card.heads,
+               config_.decoder.hidden_size);
   for (int64_t k = 0; k < card.layers; ++k) {
     const int64_t after = card.start + k * card.stride;
-    FUSION_CHECK(after < config_.decoder.num_hidden_layers, "config: card.layers ({}) puts an interaction layer after decoder layer {} of {}", card.layers, after,
-                 config_.decoder.num_hidden_layers);
+    FUSION_CHECK(after < config_.decoder.num_hidden_layers, "config: card.layers ({}) puts an interaction layer after decoder layer {} of {}",
+                 card.layers, after, config_.decoder.num_hidden_layers);
     DecoderLayer& layer = layers_[after];
     layer.interaction.emplace(config_, Scope(store, *layer.unit, fmt::format("model.vision_sampler_layers.{}.layers.0", k)));
   }
@@ -78,7 +81,8 @@ void Decoder::add_head(ParameterStore& store) {
     head_unit_->parameters.push_back(embedding_);
     return;
   }
-  head_ = Scope(store, *head_unit_, "lm_head").add("weight", {config_.decoder.vocab_size, config_.decoder.hidden_size}, Init::normal(config_.decoder.initializer_range));
+  head_ = Scope(store, *head_unit_, "lm_head")
+              .add("weight", {config_.decoder.vocab_size, config_.decoder.hidden_size}, Init::normal(config_.decoder.initializer_range));
 }
 
 at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
@@ -151,8 +155,9 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
         const at::NoGradGuard no_grad;
         (*probe)(fmt::format("card_out_{}", k), layer.interaction->slots(hidden, windows, *layout));
       }
-      hidden = tape.run1(layer.unit, {hidden, windows}, [&layer, layout](const Tensors& in) { return (*layer.interaction)(in[0], in[1], *layout); },
-                         recompute.interaction == Recompute::full);
+      hidden = tape.run1(
+          layer.unit, {hidden, windows}, [&layer, layout](const Tensors& in) { return (*layer.interaction)(in[0], in[1], *layout); },
+          recompute.interaction == Recompute::full);
     }
     if (probe) (*probe)(fmt::format("hidden_after_card_{}", k), hidden.detach());
   }
@@ -162,7 +167,8 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
 
 at::Tensor Decoder::loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets) const {
   const auto labels = index_tensor(targets, hidden.device());
-  return tape.run1(head_unit_, {hidden}, [this, labels](const Tensors& in) { return linear_cross_entropy_sum(norm_(in[0]), head_weight().value, labels); });
+  return tape.run1(head_unit_, {hidden},
+                   [this, labels](const Tensors& in) { return linear_cross_entropy_sum(norm_(in[0]), head_weight().value, labels); });
 }
 
 at::Tensor Decoder::logits(const at::Tensor& hidden) const { return at::matmul(norm_(hidden), head_weight().value.t()).to(at::kFloat); }

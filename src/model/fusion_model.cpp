@@ -44,8 +44,9 @@ void append_rows(std::vector<int64_t>& index, int64_t first, int64_t count) {
 
 FusionModel::FusionModel(const ModelConfig& config, const ModelOptions& options)
     : config_(config), options_(options), store_(options.device, options.dtype), projectors_(std::make_unique<Projectors>()) {
-  FUSION_CHECK(config_.tower.hidden_size % config_.tower.num_attention_heads == 0, "config: tower.num_attention_heads ({}) does not divide tower.hidden_size ({})",
-               config_.tower.num_attention_heads, config_.tower.hidden_size);
+  FUSION_CHECK(config_.tower.hidden_size % config_.tower.num_attention_heads == 0,
+               "config: tower.num_attention_heads ({}) does not divide tower.hidden_size ({})", config_.tower.num_attention_heads,
+               config_.tower.hidden_size);
   decoder_ = std::make_unique<Decoder>(config_, store_);
   tower_ = std::make_unique<Tower>(config_, store_, "model.vision_tower.vision_tower.vision_model");
   const int64_t C = config_.tower.hidden_size, D = config_.decoder.hidden_size;
@@ -67,7 +68,8 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
   const bool recompute_vision = options_.recompute.vision == Recompute::full;
   const Probe* probe = step.probe;
   const auto tower = std::make_shared<const TowerLayout>(tower_layout(batch, config_, options_.skip_text_only_vision));
-  const int64_t grid = config_.tower.grid(), out_grid = config_.tune.output_grid > 0 ? config_.tune.output_grid : grid, image_rows = out_grid * out_grid;
+  const int64_t grid = config_.tower.grid(), out_grid = config_.tune.output_grid > 0 ? config_.tune.output_grid : grid,
+                image_rows = out_grid * out_grid;
   std::vector<bool> vision(B);
   for (int64_t b = 0; b < B; ++b) vision[b] = tower->whole_feature[b] >= 0;
   const auto assembly = std::make_shared<const AssemblyLayout>(assembly_layout(batch, image_rows, q, step.max_length, config_.card.latents, vision));
@@ -86,12 +88,14 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
   at::Tensor features, h0, v_txt;
   if (tower->sequences() > 0) {
     if (text_tokens > 0) {
-      v_txt = tape.run1(projectors_->aux_unit, {e_txt}, [this](const Tensors& in) { return projectors_->aux(in[0]); }, recompute_vision);
+      v_txt = tape.run1(
+          projectors_->aux_unit, {e_txt}, [this](const Tensors& in) { return projectors_->aux(in[0]); }, recompute_vision);
       if (probe) (*probe)("e_txt", e_txt.detach()), (*probe)("v_txt", v_txt.detach());
     }
     const auto states = tower_->forward(tape, tower, batch.tiles, v_txt, recompute_vision);
     h0 = states[0];
-    features = tape.run1(projectors_->mm_unit, states, [this, tower](const Tensors& in) { return projectors_->mm(tower_->connect(*tower, in)); }, recompute_vision);
+    features = tape.run1(
+        projectors_->mm_unit, states, [this, tower](const Tensors& in) { return projectors_->mm(tower_->connect(*tower, in)); }, recompute_vision);
     if (probe) {
       const at::NoGradGuard no_grad;
       for (size_t i = 0; i < states.size(); ++i) (*probe)(fmt::format("tower_hs_{}", i), states[i].detach());
@@ -201,7 +205,8 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
     const at::NoGradGuard no_grad;
     (*probe)("hidden_final", decoder_->final_norm(pass.hidden));
     if (wanted != Wanted::all)
-      pass.hidden = tape.run1(nullptr, {pass.hidden}, [index = index_tensor(chosen, device)](const Tensors& in) { return in[0].index_select(0, index); });
+      pass.hidden =
+          tape.run1(nullptr, {pass.hidden}, [index = index_tensor(chosen, device)](const Tensors& in) { return in[0].index_select(0, index); });
   }
   return pass;
 }

@@ -49,7 +49,8 @@ TowerLayout tower_layout(const Batch& batch, const ModelConfig& config, bool ski
     if (needs_pass) guided.push_back(text);
     zero_image |= !batch.has_tiles[b] && (needs_pass || !skip_text_only);
   }
-  std::stable_sort(guided.begin(), guided.end(), [](const GuidedText& a, const GuidedText& b) { return std::pair(a.valid, a.pad) < std::pair(b.valid, b.pad); });
+  std::stable_sort(guided.begin(), guided.end(),
+                   [](const GuidedText& a, const GuidedText& b) { return std::pair(a.valid, a.pad) < std::pair(b.valid, b.pad); });
 
   // 2. Plain sequences: four crops per sample with tiles, the whole image too when the tower is not guided, then the zero image.
   layout.crop_feature.assign(batch.size() * 4, -1);
@@ -87,7 +88,8 @@ TowerLayout tower_layout(const Batch& batch, const ModelConfig& config, bool ski
   if (tune.enabled) layout.text_feature.assign(valid_tokens, -1);
   bool any_pad = false;
   for (const GuidedText& text : guided) {
-    if (layout.groups.empty() || layout.groups.back().text != text.valid || layout.groups.back().pad != text.pad) layout.groups.push_back({0, text.valid, text.pad});
+    if (layout.groups.empty() || layout.groups.back().text != text.valid || layout.groups.back().pad != text.pad)
+      layout.groups.push_back({0, text.valid, text.pad});
     ++layout.groups.back().count;
     layout.guided.push_back(text.sample);
     layout.tiles.push_back(whole_tile[text.sample]);
@@ -130,7 +132,8 @@ struct Sources {
   int64_t images, latents, zero;  // first index of each block in the concatenation
 };
 
-SampleRows lay_out_sample(const Batch& batch, int64_t b, int64_t image_rows, int64_t q, bool latents, bool vision, int64_t& token, const Sources& sources) {
+SampleRows lay_out_sample(const Batch& batch, int64_t b, int64_t image_rows, int64_t q, bool latents, bool vision, int64_t& token,
+                          const Sources& sources) {
   const auto first = batch.tokens.at[b], last = batch.tokens.at[b + 1];
   const bool has_image = std::find(batch.input_ids.begin() + first, batch.input_ids.begin() + last, kImage) != batch.input_ids.begin() + last;
   SampleRows rows;
@@ -165,7 +168,8 @@ SampleRows lay_out_sample(const Batch& batch, int64_t b, int64_t image_rows, int
 
 }  // namespace
 
-AssemblyLayout assembly_layout(const Batch& batch, int64_t image_rows, int64_t query_len, int64_t max_length, bool latents, const std::vector<bool>& vision) {
+AssemblyLayout assembly_layout(const Batch& batch, int64_t image_rows, int64_t query_len, int64_t max_length, bool latents,
+                               const std::vector<bool>& vision) {
   AssemblyLayout layout;
   layout.query_len = query_len;
   for (const int64_t id : batch.input_ids)

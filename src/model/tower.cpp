@@ -30,7 +30,8 @@ at::Tensor normalize_tiles(const at::Tensor& tiles, TowerType type) {
   const auto values = at::from_blob(const_cast<float*>(&table.value[0][0]), {3, 256}, at::kFloat).to(tiles.device());
   const auto channels = tiles.permute({0, 3, 1, 2}).to(at::kLong);  // [n, 3, R, R]
   Tensors planes;
-  for (int64_t c = 0; c < 3; ++c) planes.push_back(values[c].index_select(0, channels.select(1, c).reshape({-1})).view({tiles.size(0), 1, tiles.size(1), tiles.size(2)}));
+  for (int64_t c = 0; c < 3; ++c)
+    planes.push_back(values[c].index_select(0, channels.select(1, c).reshape({-1})).view({tiles.size(0), 1, tiles.size(1), tiles.size(2)}));
   return at::cat(planes, 1);
 }
 
@@ -51,10 +52,11 @@ Tower::Tower(const ModelConfig& config, ParameterStore& store, const std::string
 
   const bool selects = clip && config.tune.connector == Connector::released;
   last_state_ = selects ? tower.layers() + 1 + config.tune.select_layer : tower.layers();
-  FUSION_CHECK(last_state_ >= 1 && last_state_ <= tower.layers(), "config: tune.select_layer ({}) names no state of a tower with {} layers", config.tune.select_layer,
-               tower.layers());
+  FUSION_CHECK(last_state_ >= 1 && last_state_ <= tower.layers(), "config: tune.select_layer ({}) names no state of a tower with {} layers",
+               config.tune.select_layer, tower.layers());
   FUSION_CHECK(config.tune.connector == Connector::paper || 2 * config.connector_split() <= tower.layers(),
-               "config: tune.connector_split ({}) needs {} layers but the tower keeps {}", config.connector_split(), 2 * config.connector_split(), tower.layers());
+               "config: tune.connector_split ({}) needs {} layers but the tower keeps {}", config.connector_split(), 2 * config.connector_split(),
+               tower.layers());
   for (int64_t i = 0; i < tower.layers(); ++i) {
     TowerBlock layer;
     layer.unit = &store.add_unit(fmt::format("vision layer {}", i));
@@ -90,10 +92,10 @@ at::Tensor Tower::patch_rows(const TowerLayout& layout, const at::Tensor& tiles)
   if (real.empty()) return zeros.expand({layout.sequences(), N, 3 * p * p});
   auto chosen = tiles.flatten(0, 1).index_select(0, index_tensor(real, tiles.device())).to(device);
   if (chosen.scalar_type() == at::kByte) chosen = normalize_tiles(chosen, config_.tower.type);
-  auto patches = chosen.narrow(2, 0, g * p).narrow(3, 0, g * p).reshape({-1, 3, g, p, g, p});                    // pixels beyond whole patches are unused
-  patches = patches.permute({0, 2, 4, 1, 3, 5}).reshape({-1, N, 3 * p * p});                                     // [real, N, 3 p p]
+  auto patches = chosen.narrow(2, 0, g * p).narrow(3, 0, g * p).reshape({-1, 3, g, p, g, p});  // pixels beyond whole patches are unused
+  patches = patches.permute({0, 2, 4, 1, 3, 5}).reshape({-1, N, 3 * p * p});                   // [real, N, 3 p p]
   if (real.size() == place.size()) return patches;
-  return at::cat({zeros, patches}).index_select(0, index_tensor(place, device));                                 // [sequences, N, 3 p p]
+  return at::cat({zeros, patches}).index_select(0, index_tensor(place, device));  // [sequences, N, 3 p p]
 }
 
 at::Tensor Tower::embed(const TowerLayout& layout, const at::Tensor& patches, const at::Tensor& text) const {
@@ -132,7 +134,8 @@ at::Tensor Tower::drop_pads(const TowerLayout& layout, const at::Tensor& x) cons
   for (size_t g = 0; g < layout.groups.size(); ++g) {
     const auto& group = layout.groups[g];
     const int64_t valid = layout.image_rows + group.text;
-    kept.push_back(group.pad ? parts[g + 1].view({group.count, valid + 1, x.size(1)}).narrow(1, 0, valid).reshape({group.count * valid, x.size(1)}) : parts[g + 1]);
+    kept.push_back(group.pad ? parts[g + 1].view({group.count, valid + 1, x.size(1)}).narrow(1, 0, valid).reshape({group.count * valid, x.size(1)})
+                             : parts[g + 1]);
   }
   return at::cat(kept);
 }
@@ -143,7 +146,8 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t 
   const double scale = std::pow(static_cast<double>(size), -0.5);
   const bool early = index < config_.early_layers(), pads = has_pads(layout, index);
   // CLIP's released code does what the paper says (model.md 2.5).
-  const auto mask = config_.tower.type == TowerType::clip && config_.tune.early_mask == EarlyMask::released ? EarlyMask::paper : config_.tune.early_mask;
+  const auto mask =
+      config_.tower.type == TowerType::clip && config_.tune.early_mask == EarlyMask::released ? EarlyMask::paper : config_.tune.early_mask;
 
   const auto length_of = [&](const TowerLayout::Group& group) { return N + group.text + (pads && group.pad ? 1 : 0); };
   const auto rows = qkv.view({-1, 3 * heads, size});  // queries, keys, values
@@ -182,7 +186,8 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t 
     if (mask == EarlyMask::released) {
       // Image queries see text keys; every text row takes the plain mean of all values, padded rows included.
       images = attend(query.narrow(1, 0, N), key, value, scale, false);  // [n, N, C]
-      const auto share = at::tensor(at::ArrayRef<float>(weights.data(), weights.size()), at::kFloat).to(qkv.device(), qkv.scalar_type()).view({n, 1, weight_length});
+      const auto share =
+          at::tensor(at::ArrayRef<float>(weights.data(), weights.size()), at::kFloat).to(qkv.device(), qkv.scalar_type()).view({n, 1, weight_length});
       texts = at::bmm(share, guided[2].flatten(2)).expand({n, words, C});
     } else {
       images = attend(query.narrow(1, 0, N), key.narrow(1, 0, N), value.narrow(1, 0, N), scale, false);
@@ -205,15 +210,17 @@ at::Tensor Tower::block(const TowerBlock& layer, const TowerLayout& layout, cons
   return out;
 }
 
-std::vector<at::Tensor> Tower::forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text, bool recompute) const {
+std::vector<at::Tensor> Tower::forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text,
+                                       bool recompute) const {
   const auto patches = patch_rows(*layout, tiles);
   Tensors inputs;
   if (text.defined()) inputs.push_back(text);
-  std::vector<at::Tensor> states = {
-      tape.run1(embed_unit_, inputs, [this, layout, patches](const Tensors& in) { return embed(*layout, patches, in.empty() ? at::Tensor() : in[0]); })};
+  std::vector<at::Tensor> states = {tape.run1(
+      embed_unit_, inputs, [this, layout, patches](const Tensors& in) { return embed(*layout, patches, in.empty() ? at::Tensor() : in[0]); })};
   for (int64_t i = 0; i < last_state_; ++i) {
     const TowerBlock& layer = layers_[i];
-    states.push_back(tape.run1(layer.unit, {states.back()}, [this, &layer, layout, i](const Tensors& in) { return block(layer, *layout, in[0], i); }, recompute));
+    states.push_back(tape.run1(
+        layer.unit, {states.back()}, [this, &layer, layout, i](const Tensors& in) { return block(layer, *layout, in[0], i); }, recompute));
   }
   return states;
 }

@@ -14,15 +14,15 @@
 namespace fusion {
 namespace {
 
+using kernels::kRows;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using kernels::kRows;
 
 /// Sizes of one head's attention.
 struct Shape {
   int64_t q_rows, k_rows, size;
   int64_t columns() const { return kernels::padded(k_rows, kernels::kTile); }  // scores of one row, padded
-  int64_t width() const { return kernels::padded(size, kernels::kLanes); }  // one head, padded
+  int64_t width() const { return kernels::padded(size, kernels::kLanes); }     // one head, padded
 };
 
 /// One head's rows, `stride` floats apart.
@@ -61,11 +61,11 @@ int64_t seen(const Block& block, int64_t r, bool causal) { return causal ? std::
 void forward_head(const Shape& shape, Rows q, Rows k, Rows v, Rows out, float* lse, float scale, bool causal, std::vector<float>& scratch) {
   const int64_t columns = shape.columns(), width = shape.width();
   scratch.resize(shape.size * columns + shape.k_rows * width + kRows * (columns + 2 * width));
-  float* keys = scratch.data();                     // tiles of [size, columns]
-  float* values = keys + shape.size * columns;      // [k_rows, width]
-  float* scores = values + shape.k_rows * width;    // [kRows, columns]
-  float* queries = scores + kRows * columns;        // [kRows, width]
-  float* result = queries + kRows * width;          // [kRows, width]
+  float* keys = scratch.data();                   // tiles of [size, columns]
+  float* values = keys + shape.size * columns;    // [k_rows, width]
+  float* scores = values + shape.k_rows * width;  // [kRows, columns]
+  float* queries = scores + kRows * columns;      // [kRows, width]
+  float* result = queries + kRows * width;        // [kRows, width]
   kernels::pack_tiles(k.data, k.stride, shape.k_rows, shape.size, keys);
   pack_rows(v, 0, shape.k_rows, shape.size, width, 1.0F, values);
   std::fill(queries, queries + kRows * width, 0.0F);

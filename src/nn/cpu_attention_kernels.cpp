@@ -28,13 +28,14 @@ FUSION_AVX512 inline __m512 exp16(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-FUSION_AVX512 inline __mmask16 lanes_below(int64_t n) { return n >= kLanes ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << n) - 1U); }
+FUSION_AVX512 inline __mmask16 lanes_below(int64_t n) {
+  return n >= kLanes ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << n) - 1U);
+}
 
 FUSION_AVX512 void score_tile(const float* a, int64_t lda, const float* tile, int64_t depth, float* out, int64_t ldo) {
   constexpr int V = kTile / kLanes;
   __m512 sum[kRows][V];
-  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
-    FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_setzero_ps();
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r) FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_setzero_ps();
   for (int64_t c = 0; c < depth; ++c) {
     __m512 b[V];
     FUSION_UNROLL for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(tile + c * kTile + v * kLanes);
@@ -43,15 +44,13 @@ FUSION_AVX512 void score_tile(const float* a, int64_t lda, const float* tile, in
       FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_fmadd_ps(x, b[v], sum[r][v]);
     }
   }
-  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
-    FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r) FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
 }
 
 template <int V>
 FUSION_AVX512 void product_tile(const float* p, int64_t ldp, const float* m, int64_t ldm, int64_t n, float* out, int64_t ldo) {
   __m512 sum[kRows][V];
-  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
-    FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_loadu_ps(out + r * ldo + v * kLanes);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r) FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_loadu_ps(out + r * ldo + v * kLanes);
   for (int64_t j = 0; j < n; ++j) {
     __m512 b[V];
     FUSION_UNROLL for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(m + j * ldm + v * kLanes);
@@ -60,15 +59,13 @@ FUSION_AVX512 void product_tile(const float* p, int64_t ldp, const float* m, int
       FUSION_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = _mm512_fmadd_ps(x, b[v], sum[r][v]);
     }
   }
-  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
-    FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r) FUSION_UNROLL for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * ldo + v * kLanes, sum[r][v]);
 }
 
 template <int V>
 FUSION_AVX512 void outer_tile(const float* p, int64_t ldp, const float* x, int64_t ldx, int64_t n, float* out, int64_t ldo) {
   __m512 rows[kRows][V];
-  FUSION_UNROLL for (int r = 0; r < kRows; ++r)
-    FUSION_UNROLL for (int v = 0; v < V; ++v) rows[r][v] = _mm512_loadu_ps(x + r * ldx + v * kLanes);
+  FUSION_UNROLL for (int r = 0; r < kRows; ++r) FUSION_UNROLL for (int v = 0; v < V; ++v) rows[r][v] = _mm512_loadu_ps(x + r * ldx + v * kLanes);
   for (int64_t j = 0; j < n; ++j) {
     __m512 sum[V];
     FUSION_UNROLL for (int v = 0; v < V; ++v) sum[v] = _mm512_loadu_ps(out + j * ldo + v * kLanes);
@@ -93,8 +90,8 @@ FUSION_AVX512 void copy_row(const float* from, int64_t n, float scale, float* to
 
 FUSION_AVX512 void pack_tiles(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to) {
   const int64_t columns = padded(rows, kTile);
-  const __m512i lanes = _mm512_mullo_epi32(_mm512_set1_epi32(static_cast<int>(stride)),
-                                           _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+  const __m512i lanes =
+      _mm512_mullo_epi32(_mm512_set1_epi32(static_cast<int>(stride)), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
   for (int64_t first = 0; first < columns; first += kLanes) {
     const __mmask16 live = first < rows ? lanes_below(rows - first) : static_cast<__mmask16>(0);
     float* tile = to + first / kTile * kTile * depth + first % kTile;

@@ -7,7 +7,8 @@
 
 // Compiled once per instruction set, chosen when the program starts. Sums may be reordered inside one row, always in the same way.
 #if defined(__x86_64__)
-#define FUSION_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "associative-math", "no-signed-zeros", "no-trapping-math")))
+#define FUSION_CLONES \
+  __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "associative-math", "no-signed-zeros", "no-trapping-math")))
 #define FUSION_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default"), optimize("O3", "no-trapping-math")))
 #else
 #define FUSION_CLONES
@@ -36,7 +37,8 @@ FUSION_CLONES void scale_row(const float* x, const float* weight, float scale, i
 }
 
 // to_x = rstd * (to_y * weight - normal * mean(to_y * weight * normal)), normal = x * rstd
-FUSION_CLONES void norm_backward_row(const float* x, const float* weight, const float* to_y, float rstd, float share, int64_t n, float* to_x, float* to_weight) {
+FUSION_CLONES void norm_backward_row(const float* x, const float* weight, const float* to_y, float rstd, float share, int64_t n, float* to_x,
+                                     float* to_weight) {
   for (int64_t i = 0; i < n; ++i) {
     const float normal = x[i] * rstd;
     to_x[i] = rstd * (to_y[i] * weight[i] - normal * share);
@@ -143,7 +145,8 @@ void rms_norm_rows(const float* x, const float* weight, double eps, int64_t rows
   });
 }
 
-void rms_norm_rows_backward(const float* x, const float* weight, const float* rstd, const float* to_y, int64_t rows, int64_t width, float* to_x, float* to_weight) {
+void rms_norm_rows_backward(const float* x, const float* weight, const float* rstd, const float* to_y, int64_t rows, int64_t width, float* to_x,
+                            float* to_weight) {
   // Partial sums over fixed blocks of rows, added in order: the bits do not depend on the number of threads.
   constexpr int64_t kBlock = 256;
   const int64_t blocks = (rows + kBlock - 1) / kBlock;
@@ -162,7 +165,8 @@ void rms_norm_rows_backward(const float* x, const float* weight, const float* rs
     for (int64_t i = 0; i < width; ++i) to_weight[i] += partial[block * width + i];
 }
 
-void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size, float* out) {
+void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size,
+                 float* out) {
   at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const float* from = x + r * heads * size;
@@ -188,8 +192,8 @@ void swiglu_rows(const float* gate, const float* up, int64_t stride, int64_t row
   });
 }
 
-void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate, float* to_up,
-                          int64_t to_stride) {
+void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate,
+                          float* to_up, int64_t to_stride) {
   at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       swiglu_row_backward(gate + r * stride, up + r * stride, to_y + r * width, width, to_gate + r * to_stride, to_up + r * to_stride);
@@ -209,7 +213,8 @@ void window_attention(const Windows& w, const float* q, const float* k, const fl
   });
 }
 
-void window_attention_backward(const Windows& w, const float* q, const float* k, const float* v, const float* to_out, float* to_q, float* to_k, float* to_v) {
+void window_attention_backward(const Windows& w, const float* q, const float* k, const float* v, const float* to_out, float* to_q, float* to_k,
+                               float* to_v) {
   const int64_t D = w.heads * w.size, H = w.heads;
   at::parallel_for(0, w.n, kCells, [&](int64_t begin, int64_t end) {
     std::vector<float> weights(w.keys * H), slopes(w.keys * H), scratch(2 * H);

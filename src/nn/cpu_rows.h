@@ -9,7 +9,8 @@ namespace fusion::kernels {
 void rms_norm_rows(const float* x, const float* weight, double eps, int64_t rows, int64_t width, float* y, float* rstd);
 
 /// to_x of the above, and to_weight [width], added up over the rows in order.
-void rms_norm_rows_backward(const float* x, const float* weight, const float* rstd, const float* to_y, int64_t rows, int64_t width, float* to_x, float* to_weight);
+void rms_norm_rows_backward(const float* x, const float* weight, const float* rstd, const float* to_y, int64_t rows, int64_t width, float* to_x,
+                            float* to_weight);
 
 /// y = x * sigmoid(a x + b x^3): silu, CLIP's quick GELU and the tanh GELU are members of this family. n numbers.
 struct Gate {
@@ -21,8 +22,8 @@ void gate_backward(Gate gate, const float* x, const float* to_y, int64_t n, floa
 
 /// y = silu(gate) * up; rows of gate and up start `stride` apart (and those of their gradients), y is dense. [rows, width]
 void swiglu_rows(const float* gate, const float* up, int64_t stride, int64_t rows, int64_t width, float* y);
-void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate, float* to_up,
-                          int64_t to_stride);
+void swiglu_rows_backward(const float* gate, const float* up, int64_t stride, const float* to_y, int64_t rows, int64_t width, float* to_gate,
+                          float* to_up, int64_t to_stride);
 
 /// Attention inside n cells: `queries` rows of q over the `keys` rows of k and v, per head. q, out [n, queries, heads, size],
 /// k, v [n, keys, heads, size], all dense.
@@ -31,10 +32,12 @@ struct Windows {
   float scale;
 };
 void window_attention(const Windows& w, const float* q, const float* k, const float* v, float* out);
-void window_attention_backward(const Windows& w, const float* q, const float* k, const float* v, const float* to_out, float* to_q, float* to_k, float* to_v);
+void window_attention_backward(const Windows& w, const float* q, const float* k, const float* v, const float* to_out, float* to_q, float* to_k,
+                               float* to_v);
 
 /// Rotation of halves: out = x cos + sign * rotate_half(x) sin for the first `rotated` of `heads` heads, the others are copied.
 /// x and out dense [rows, heads, size]; cos and sin [rows, size].
-void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size, float* out);
+void rotate_rows(const float* x, const float* cos, const float* sin, float sign, int64_t rows, int64_t heads, int64_t rotated, int64_t size,
+                 float* out);
 
 }  // namespace fusion::kernels

@@ -51,14 +51,14 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto &x = saved[0], &weight = saved[1], &rstd = saved[2];
     if (on_cpu_fp32(x)) {
       const auto to_y = gradients[0].contiguous(), to_x = at::empty_like(x), to_weight = at::empty_like(weight);
-      kernels::rms_norm_rows_backward(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(), to_y.const_data_ptr<float>(), x.size(0),
-                                      x.size(1), to_x.data_ptr<float>(), to_weight.data_ptr<float>());
+      kernels::rms_norm_rows_backward(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(),
+                                      to_y.const_data_ptr<float>(), x.size(0), x.size(1), to_x.data_ptr<float>(), to_weight.data_ptr<float>());
       return {to_x, to_weight, at::Tensor()};
     }
     const auto gradient = gradients[0].to(at::kFloat);
-    const auto normal = x.to(at::kFloat) * rstd;                                       // [R, D]
-    const auto to_weight = (gradient * normal).sum(0).to(weight.scalar_type());        // [D]
-    auto to_x = gradient * weight.to(at::kFloat);                                      // [R, D]
+    const auto normal = x.to(at::kFloat) * rstd;                                 // [R, D]
+    const auto to_weight = (gradient * normal).sum(0).to(weight.scalar_type());  // [D]
+    auto to_x = gradient * weight.to(at::kFloat);                                // [R, D]
     to_x.sub_(normal * (to_x * normal).mean(-1, true)).mul_(rstd);
     return {to_x.to(x.scalar_type()), to_weight, at::Tensor()};
   }
@@ -150,8 +150,8 @@ at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::T
   const auto out = at::empty(x.sizes(), x.options());
   const int64_t heads = x.size(1), half = x.size(2) / 2;
   if (on_cpu_fp32(x) && x.is_contiguous()) {
-    kernels::rotate_rows(x.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0), heads,
-                         rotated, x.size(2), out.data_ptr<float>());
+    kernels::rotate_rows(x.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0),
+                         heads, rotated, x.size(2), out.data_ptr<float>());
     return out;
   }
   const auto turned = x.narrow(1, 0, rotated), to = out.narrow(1, 0, rotated);
@@ -190,15 +190,16 @@ struct WindowsFunction : torch::autograd::Function<WindowsFunction> {
     const auto saved = context->get_saved_variables();
     const auto to_out = gradients[0].contiguous(), to_q = at::empty_like(saved[0]), to_k = at::empty_like(saved[1]), to_v = at::empty_like(saved[2]);
     kernels::window_attention_backward(sizes(saved[0], saved[1]), saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(),
-                                       saved[2].const_data_ptr<float>(), to_out.const_data_ptr<float>(), to_q.data_ptr<float>(), to_k.data_ptr<float>(),
-                                       to_v.data_ptr<float>());
+                                       saved[2].const_data_ptr<float>(), to_out.const_data_ptr<float>(), to_q.data_ptr<float>(),
+                                       to_k.data_ptr<float>(), to_v.data_ptr<float>());
     return {to_q, to_k, to_v};
   }
 };
 
 // The gradient of a sum is known up to a factor, so it is computed chunk by chunk in the forward pass while the logits are there.
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk, bool gradients) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk,
+                            bool gradients) {
     const auto rows = x.size(0);
     auto loss = at::zeros({}, x.options().dtype(at::kFloat));
     auto to_x = gradients ? at::empty_like(x) : at::Tensor();
@@ -206,9 +207,9 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     for (int64_t start = 0; start < rows; start += chunk) {
       const auto length = std::min(chunk, rows - start);
       const auto part = x.narrow(0, start, length);
-      const auto target = labels.narrow(0, start, length).unsqueeze(1);            // [c, 1]
-      const auto logits = at::matmul(part, weight.t()).to(at::kFloat);             // [c, V]
-      auto log_probability = at::_log_softmax(logits, 1, false);                   // [c, V]
+      const auto target = labels.narrow(0, start, length).unsqueeze(1);  // [c, 1]
+      const auto logits = at::matmul(part, weight.t()).to(at::kFloat);   // [c, V]
+      auto log_probability = at::_log_softmax(logits, 1, false);         // [c, V]
       loss.sub_(log_probability.gather(1, target).sum());
       if (!gradients) continue;
       auto to_logits = log_probability.exp_();
@@ -253,12 +254,14 @@ at::Tensor attend_windows(const at::Tensor& q, const at::Tensor& k, const at::Te
   for (const auto& query : q.split(1, 1)) {                             // [n, 1, heads, size]
     const auto scores = (query * k).sum(-1, true, at::kFloat) * scale;  // [n, P, heads, 1]
     const auto weights = at::softmax(scores, 1).to(q.scalar_type());
-    mixed.push_back((weights * v).sum(1, true));                        // [n, 1, heads, size]
+    mixed.push_back((weights * v).sum(1, true));  // [n, 1, heads, size]
   }
   return mixed.size() == 1 ? mixed[0] : at::cat(mixed, 1);
 }
 
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t heads) { return RotateFunction::apply(x, cos, sin, heads); }
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t heads) {
+  return RotateFunction::apply(x, cos, sin, heads);
+}
 
 at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
   const bool gradients = at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());

@@ -30,15 +30,19 @@ at::Tensor RmsNorm::operator()(const at::Tensor& x) const { return rms_norm(x, w
 
 at::Tensor activate(const at::Tensor& x, Activation activation) {
   switch (activation) {
-    case Activation::gelu_pytorch_tanh: return tanh_gelu(x);
-    case Activation::gelu: return at::gelu(x);
-    case Activation::quick_gelu: break;
+    case Activation::gelu_pytorch_tanh:
+      return tanh_gelu(x);
+    case Activation::gelu:
+      return at::gelu(x);
+    case Activation::quick_gelu:
+      break;
   }
   return quick_gelu(x);
 }
 
 Projector::Projector(const Scope& scope, int64_t in, int64_t out)
-    : first(scope / "0", in, out, true, Init::uniform(1.0 / std::sqrt(in))), second(scope / "2", out, out, true, Init::uniform(1.0 / std::sqrt(out))) {}
+    : first(scope / "0", in, out, true, Init::uniform(1.0 / std::sqrt(in))),
+      second(scope / "2", out, out, true, Init::uniform(1.0 / std::sqrt(out))) {}
 
 at::Tensor Projector::operator()(const at::Tensor& x) const { return second(at::gelu(first(x))); }
 
@@ -46,7 +50,7 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   if (cpu_attention_serves(q, k, v)) return cpu_attention(q, k, v, scale, causal).flatten(2);
   const auto out = at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {}, 0.0, causal, scale,
                                                     /*enable_gqa=*/q.size(2) != k.size(2));  // [n, heads, Lq, size]
-  return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});           // [n, Lq, heads * size]
+  return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});         // [n, Lq, heads * size]
 }
 
 at::Tensor attend_segments(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {

@@ -35,7 +35,8 @@ at::Tensor llama3_frequencies(const DecoderConfig& config) {
 }
 
 at::Tensor factor_tensor(const std::vector<double>& factors, int64_t head_size, const char* key) {
-  FUSION_CHECK(static_cast<int64_t>(factors.size()) == head_size / 2, "config: decoder.{} has {} factors but half a head is {} wide", key, factors.size(), head_size / 2);
+  FUSION_CHECK(static_cast<int64_t>(factors.size()) == head_size / 2, "config: decoder.{} has {} factors but half a head is {} wide", key,
+               factors.size(), head_size / 2);
   return at::tensor(factors, at::kDouble).to(at::kFloat);
 }
 
@@ -43,9 +44,14 @@ at::Tensor factor_tensor(const std::vector<double>& factors, int64_t head_size, 
 
 Rope::Rope(const DecoderConfig& config) : original_(config.original_max_position_embeddings) {
   switch (config.rope_scaling) {
-    case RopeScaling::none: short_frequencies_ = frequencies(config, {}); return;
-    case RopeScaling::llama3: short_frequencies_ = llama3_frequencies(config); return;
-    case RopeScaling::longrope: break;
+    case RopeScaling::none:
+      short_frequencies_ = frequencies(config, {});
+      return;
+    case RopeScaling::llama3:
+      short_frequencies_ = llama3_frequencies(config);
+      return;
+    case RopeScaling::longrope:
+      break;
   }
   short_frequencies_ = frequencies(config, factor_tensor(config.short_factor, config.head_size(), "short_factor"));
   long_frequencies_ = frequencies(config, factor_tensor(config.long_factor, config.head_size(), "long_factor"));
@@ -56,7 +62,7 @@ Rope::Rope(const DecoderConfig& config) : original_(config.original_max_position
 
 RopeTable Rope::table(const std::vector<int64_t>& positions, const std::vector<bool>& long_factors, at::ScalarType dtype, at::Device device) const {
   const auto position = at::tensor(positions, at::kLong).to(at::kFloat).unsqueeze(1);  // [R, 1]
-  auto angles = position * short_frequencies_;                                        // [R, head size / 2]
+  auto angles = position * short_frequencies_;                                         // [R, head size / 2]
   if (has_long_ && std::find(long_factors.begin(), long_factors.end(), true) != long_factors.end()) {
     std::vector<int64_t> chosen(long_factors.begin(), long_factors.end());
     angles = at::where(at::tensor(chosen, at::kLong).to(at::kBool).unsqueeze(1), position * long_frequencies_, angles);

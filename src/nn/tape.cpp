@@ -47,7 +47,8 @@ Tensors Tape::run(Unit* unit, Tensors inputs, Function fn, bool recompute) {
 }
 
 at::Tensor Tape::run1(Unit* unit, Tensors inputs, std::function<at::Tensor(const Tensors&)> fn, bool recompute) {
-  return run(unit, std::move(inputs), [fn = std::move(fn)](const Tensors& in) { return Tensors{fn(in)}; }, recompute)[0];
+  return run(
+      unit, std::move(inputs), [fn = std::move(fn)](const Tensors& in) { return Tensors{fn(in)}; }, recompute)[0];
 }
 
 void Tape::walk_back(Segment& segment, Tensors output_gradients) {

@@ -51,15 +51,17 @@ std::vector<WrittenFile> assemble_model(const AssembleOptions& options) {
   const at::NoGradGuard no_grad;
   const auto tokenizer = load_tokenizer(options.decoder);
   const Json decoder_json = read_json(options.decoder / "config.json");
-  const Json generation = fs::exists(options.decoder / "generation_config.json") ? read_json(options.decoder / "generation_config.json") : Json::object();
+  const Json generation =
+      fs::exists(options.decoder / "generation_config.json") ? read_json(options.decoder / "generation_config.json") : Json::object();
   const std::string decoder_where = (options.decoder / "config.json").string();
 
   FolderContent content;
   FolderConfig& config = content.config;
   config.model = options.method;
   config.model.decoder = parse_decoder_config(decoder_json, decoder_where);
-  const std::string tower_name =
-      !options.tower_name.empty() ? options.tower_name : (options.tower.has_filename() ? options.tower : options.tower.parent_path()).filename().string();
+  const std::string tower_name = !options.tower_name.empty()
+                                     ? options.tower_name
+                                     : (options.tower.has_filename() ? options.tower : options.tower.parent_path()).filename().string();
   config.model.tower = parse_tower_config(read_json(options.tower / "config.json"), tower_name, (options.tower / "config.json").string());
   config.chat_template = options.chat_template;
   config.max_length = options.max_length;
@@ -71,24 +73,27 @@ std::vector<WrittenFile> assemble_model(const AssembleOptions& options) {
   const Weights decoder(options.decoder), tower(options.tower);
   const int64_t base_rows = config.model.decoder.vocab_size, size = tokenizer->size();
   const int64_t added = tokenizer->appended();
-  FUSION_CHECK(size - added <= base_rows, "convert: {}: the tokenizer has {} tokens, but the embeddings have {} rows", options.decoder.string(), size - added,
-               base_rows);
+  FUSION_CHECK(size - added <= base_rows, "convert: {}: the tokenizer has {} tokens, but the embeddings have {} rows", options.decoder.string(),
+               size - added, base_rows);
   const auto base_table = decoder_table(config.model.decoder);
   config.model.decoder.vocab_size = size;
 
   // 2. Every tensor must have a source before anything is written.
   const TensorDifferences decoder_differences = compare_tensors(decoder, base_table);
-  if (!decoder_differences.none()) fail(ExitCode::data, "convert: {} does not fit its config.json:{}", options.decoder.string(), decoder_differences.text());
+  if (!decoder_differences.none())
+    fail(ExitCode::data, "convert: {} does not fit its config.json:{}", options.decoder.string(), decoder_differences.text());
   TensorDifferences tower_differences = compare_tensors(tower, tower_table(config.model.tower));
   tower_differences.extra.clear();  // text side, head and dropped layers stay behind
-  if (!tower_differences.none()) fail(ExitCode::data, "convert: {} does not fit its config.json:{}", options.tower.string(), tower_differences.text());
+  if (!tower_differences.none())
+    fail(ExitCode::data, "convert: {} does not fit its config.json:{}", options.tower.string(), tower_differences.text());
 
   ModelOptions meta;
   meta.device = at::kMeta;
   FusionModel fresh(config.model, meta);  // shapes and starts of all parameters, without memory
   const GivenProjector projectors(options.projector);
   if (projectors.given())
-    FUSION_CHECK(projectors.find("model.mm_projector.0.weight").has_value(), "convert: {} holds no mm_projector.0.weight", options.projector.string());
+    FUSION_CHECK(projectors.find("model.mm_projector.0.weight").has_value(), "convert: {} holds no mm_projector.0.weight",
+                 options.projector.string());
 
   content.tensors = specs_of(parameter_table(config.model), options.dtype);
   content.source = [&](const TensorSpec& spec) {

@@ -99,14 +99,17 @@ Json bench_json(const BenchOptions& options, const BenchResult& result) {
 }
 
 std::string bench_table(const BenchOptions& options, const BenchResult& result) {
-  std::string text = fmt::format("{} threads, recompute {}, {} steps, {}\n{:<12}{:>10}{:>10}{:>10}\n", options.threads, enum_name(options.recompute), options.steps, result.cpu,
-                                 "seconds", "median", "min", "max");
-  const auto line = [&](const char* name, const Spread& s) { text += fmt::format("{:<12}{:>10.3f}{:>10.3f}{:>10.3f}\n", name, s.median, s.min, s.max); };
+  std::string text = fmt::format("{} threads, recompute {}, {} steps, {}\n{:<12}{:>10}{:>10}{:>10}\n", options.threads, enum_name(options.recompute),
+                                 options.steps, result.cpu, "seconds", "median", "min", "max");
+  const auto line = [&](const char* name, const Spread& s) {
+    text += fmt::format("{:<12}{:>10.3f}{:>10.3f}{:>10.3f}\n", name, s.median, s.min, s.max);
+  };
   line("step", result.step);
   line("forward", result.forward);
   line("backward", result.backward);
   line("optimizer", result.optimizer);
-  return text + fmt::format("{:.3f} samples/s, peak memory {:.0f} MB, first loss {:.6f}\n", result.samples_per_second, result.peak_mb, result.losses.front());
+  return text + fmt::format("{:.3f} samples/s, peak memory {:.0f} MB, first loss {:.6f}\n", result.samples_per_second, result.peak_mb,
+                            result.losses.front());
 }
 
 VerifyReport verify_bench(const fs::path& folder) {

@@ -59,10 +59,12 @@ std::vector<WrittenFile> copy_model(const CopyOptions& options) {
   if (options.official) {
     const std::string problem = official_name_problem(options.to, model.decoder.type);
     FUSION_CHECK(problem.empty(), "convert: the official code picks its classes by the folder's name, and {}; choose a name like fusion-{}", problem,
-                 model.decoder.type == DecoderType::phi3 ? "phi3" : model.decoder.type == DecoderType::qwen2 ? "qwen2" : "llama");
+                 model.decoder.type == DecoderType::phi3    ? "phi3"
+                 : model.decoder.type == DecoderType::qwen2 ? "qwen2"
+                                                            : "llama");
     const auto beyond = beyond_official(content.config);
-    FUSION_CHECK(beyond.empty(), "convert: {} has {} that the official code does not know: it would load the folder and run another model", from.string(),
-                 fmt::join(beyond, ", "));
+    FUSION_CHECK(beyond.empty(), "convert: {} has {} that the official code does not know: it would load the folder and run another model",
+                 from.string(), fmt::join(beyond, ", "));
   }
   const Weights weights = open_weights(from, model);
   const auto tokenizer = load_tokenizer(from);
@@ -134,8 +136,8 @@ Json describe_model(const fs::path& given) {
                                   decoder.num_hidden_layers, decoder.num_attention_heads, decoder.num_key_value_heads, decoder.vocab_size)},
           {"tower", fmt::format("{} ({}), width {}, {} of {} layers, {} px in patches of {}", tower.name, enum_name(tower.type), tower.hidden_size,
                                 tower.layers(), tower.num_hidden_layers, tower.image_size, tower.patch_size)},
-          {"interaction", card.enabled ? fmt::format("{} layers from {} in steps of {}, window {}, latents {}", card.layers, card.start, card.stride, card.window,
-                                                     fmt::join(card.query_lens, ", "))
+          {"interaction", card.enabled ? fmt::format("{} layers from {} in steps of {}, window {}, latents {}", card.layers, card.start, card.stride,
+                                                     card.window, fmt::join(card.query_lens, ", "))
                                        : std::string("none")},
           {"parameters", total},
           {"bytes", weights.total_bytes()},

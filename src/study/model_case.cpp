@@ -1,8 +1,8 @@
 #include "fusion/study/model_case.h"
 
 #include "fusion/base/error.h"
-#include "fusion/model/io/config_json.h"
 #include "fusion/model/io/assign.h"
+#include "fusion/model/io/config_json.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/stack.h>

@@ -36,8 +36,10 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
   const auto model = model_case.load_model();
   OptimizerConfig optimizer_config;
   optimizer_config.lr = json_get<double>(curve, "base_lr", where);
-  AdamW optimizer(model->parameters(), apply_rules(model->parameters(), reference_rules(optimizer_config.lr, json_get<double>(curve, "vision_tower_lr", where)), optimizer_config),
-                  optimizer_config);
+  AdamW optimizer(
+      model->parameters(),
+      apply_rules(model->parameters(), reference_rules(optimizer_config.lr, json_get<double>(curve, "vision_tower_lr", where)), optimizer_config),
+      optimizer_config);
   ScheduleConfig schedule_config;
   schedule_config.warmup_steps = json_get<int64_t>(curve, "warmup_steps", where);
   const Schedule schedule(schedule_config, steps);
@@ -72,7 +74,8 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
     compare("grad_norm", norm, expected("grad_norm"), kNormLimit, step);
   }
   for (const auto& [name, row] : worst)
-    report.check(where, fmt::format("{}, worst of {} steps", name, steps), row.ours, row.expected, row.difference, name == "grad_norm" ? kNormLimit : kLossLimit, row.note);
+    report.check(where, fmt::format("{}, worst of {} steps", name, steps), row.ours, row.expected, row.difference,
+                 name == "grad_norm" ? kNormLimit : kLossLimit, row.note);
 
   const auto final_path = model_case.folder / "final.safetensors";
   if (!fs::exists(final_path)) return;
@@ -80,8 +83,10 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
   for (const Parameter& parameter : model->parameters().all()) {
     if (noise(parameter.name)) continue;
     const auto expected = final_weights.tensor(parameter.name);
-    const double norm = at::linalg_vector_norm(expected).item<double>(), difference = at::linalg_vector_norm(parameter.master.detach() - expected).item<double>();
-    report.check(where, "final " + parameter.name, at::linalg_vector_norm(parameter.master.detach()).item<double>(), norm, norm > 0 ? difference / norm : difference, kFinalLimit);
+    const double norm = at::linalg_vector_norm(expected).item<double>(),
+                 difference = at::linalg_vector_norm(parameter.master.detach() - expected).item<double>();
+    report.check(where, "final " + parameter.name, at::linalg_vector_norm(parameter.master.detach()).item<double>(), norm,
+                 norm > 0 ? difference / norm : difference, kFinalLimit);
   }
 }
 

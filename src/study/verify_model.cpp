@@ -115,7 +115,8 @@ class BatchCheck {
       compare("v_txt", seen_.values.at("v_txt").index_select(0, rows_of(all_rows)), flat("v_txt").index_select(0, rows_of(all_places)), kStateLimit);
     }
     if (!text_places.empty()) {
-      compare("e_txt_hat", seen_.values.at("features").index_select(0, rows_of(text_features)), flat("e_txt_hat").index_select(0, rows_of(text_places)), kStateLimit);
+      compare("e_txt_hat", seen_.values.at("features").index_select(0, rows_of(text_features)),
+              flat("e_txt_hat").index_select(0, rows_of(text_places)), kStateLimit);
     }
   }
 
@@ -163,7 +164,8 @@ class BatchCheck {
 
   void compare(const std::string& name, const at::Tensor& ours, const at::Tensor& expected, double limit) {
     if (ours.sizes() != expected.sizes()) {
-      report_.check(where_, name, 0, 0, NAN, limit, fmt::format("shape {} instead of {}", shape_text(ours.sizes().vec()), shape_text(expected.sizes().vec())));
+      report_.check(where_, name, 0, 0, NAN, limit,
+                    fmt::format("shape {} instead of {}", shape_text(ours.sizes().vec()), shape_text(expected.sizes().vec())));
       return;
     }
     report_.check(where_, name, l2(ours), l2(expected), relative_l2(ours, expected), limit);
@@ -277,8 +279,8 @@ class BatchCheck {
     std::vector<int64_t> crop_rows;
     for (const int64_t feature : layout.crop_feature)
       for (int64_t r = 0; r < layout.image_rows; r += 8) crop_rows.push_back(feature / N_ * layout.image_rows + r);
-    compare("crop_tower_hs_last_every8", seen_.values.at(last_name).index_select(0, rows_of(crop_rows)), expect_.tensor("crop_tower_hs_last_every8").flatten(0, 1),
-            kStateLimit);
+    compare("crop_tower_hs_last_every8", seen_.values.at(last_name).index_select(0, rows_of(crop_rows)),
+            expect_.tensor("crop_tower_hs_last_every8").flatten(0, 1), kStateLimit);
   }
 
   void card_and_decoder() {
@@ -293,11 +295,13 @@ class BatchCheck {
           mine.push_back(slot);
           theirs.push_back(sample * L * q + question * q + cell);
         }
-        compare(out_name, seen_.values.at(out_name).index_select(0, rows_of(mine)), expect_.tensor(out_name).flatten(0, 1).index_select(0, rows_of(theirs)), kStateLimit);
+        compare(out_name, seen_.values.at(out_name).index_select(0, rows_of(mine)),
+                expect_.tensor(out_name).flatten(0, 1).index_select(0, rows_of(theirs)), kStateLimit);
       }
       if (expect_.contains(hidden_name)) compare(hidden_name, seen_.values.at(hidden_name), valid_rows_of(expect_.tensor(hidden_name)), kStateLimit);
     }
-    if (expect_.contains("hidden_final")) compare("hidden_final", seen_.values.at("hidden_final"), valid_rows_of(expect_.tensor("hidden_final")), kStateLimit);
+    if (expect_.contains("hidden_final"))
+      compare("hidden_final", seen_.values.at("hidden_final"), valid_rows_of(expect_.tensor("hidden_final")), kStateLimit);
   }
 
   const ModelConfig& config_;

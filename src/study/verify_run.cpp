@@ -66,7 +66,8 @@ VerifyReport finish(Child& child, const VerifyTask& task) {
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (code > 1 || child.text.empty()) {
     VerifyReport report;
-    report.rows.push_back({task.path.filename().string(), "whole case", 0, 0, 0, 0, Verdict::fail, fmt::format("the check ended with code {}, see its message above", code)});
+    report.rows.push_back({task.path.filename().string(), "whole case", 0, 0, 0, 0, Verdict::fail,
+                           fmt::format("the check ended with code {}, see its message above", code)});
     return report;
   }
   return parse_report(parse_json(child.text, "report of " + task.path.string()));
@@ -91,7 +92,8 @@ std::vector<VerifyTask> find_cases(const fs::path& folder) {
     for (const auto& inner : folders)
       if (const auto inner_kind = kind_of(inner)) add_folder(*inner_kind, inner, tasks);
   }
-  FUSION_CHECK(!tasks.empty(), "verify: {} holds no reference case: neither it, nor its parent, nor a folder in it has a golden.json with cases", folder.string());
+  FUSION_CHECK(!tasks.empty(), "verify: {} holds no reference case: neither it, nor its parent, nor a folder in it has a golden.json with cases",
+               folder.string());
   return tasks;
 }
 
@@ -127,7 +129,10 @@ Json report_json(const VerifyReport& report) {
                     {"verdict", kVerdicts[static_cast<size_t>(row.verdict)]},
                     {"note", row.note}});
   }
-  return {{"passed", report.count(Verdict::pass)}, {"failed", report.count(Verdict::fail)}, {"skipped", report.count(Verdict::skip)}, {"rows", std::move(rows)}};
+  return {{"passed", report.count(Verdict::pass)},
+          {"failed", report.count(Verdict::fail)},
+          {"skipped", report.count(Verdict::skip)},
+          {"rows", std::move(rows)}};
 }
 
 VerifyReport parse_report(const Json& json) {
@@ -135,20 +140,22 @@ VerifyReport parse_report(const Json& json) {
   const auto number = [](const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); };
   for (const Json& row : json.at("rows")) {
     const auto verdict = std::find(kVerdicts.begin(), kVerdicts.end(), row.at("verdict").get<std::string>()) - kVerdicts.begin();
-    report.rows.push_back({row.at("where").get<std::string>(), row.at("quantity").get<std::string>(), number(row.at("ours")), number(row.at("expected")),
-                           number(row.at("difference")), number(row.at("limit")), static_cast<Verdict>(verdict), row.at("note").get<std::string>()});
+    report.rows.push_back({row.at("where").get<std::string>(), row.at("quantity").get<std::string>(), number(row.at("ours")),
+                           number(row.at("expected")), number(row.at("difference")), number(row.at("limit")), static_cast<Verdict>(verdict),
+                           row.at("note").get<std::string>()});
   }
   return report;
 }
 
 std::string report_table(const VerifyReport& report, bool all) {
-  std::string text = fmt::format("{:<44} {:<60} {:>13} {:>13} {:>11} {:>9}  {}\n", "case", "quantity", "ours", "expected", "difference", "limit", "verdict");
+  std::string text =
+      fmt::format("{:<44} {:<60} {:>13} {:>13} {:>11} {:>9}  {}\n", "case", "quantity", "ours", "expected", "difference", "limit", "verdict");
   std::map<std::string, std::string> first_miss;
   for (const VerifyRow& row : report.rows) {
     if (row.verdict == Verdict::fail) first_miss.emplace(row.where, row.quantity);
     if (row.verdict == Verdict::pass && !all) continue;
-    text += fmt::format("{:<44} {:<60} {:>13.7g} {:>13.7g} {:>11.3g} {:>9.2g}  {}{}{}\n", row.where, row.quantity, row.ours, row.expected, row.difference, row.limit,
-                        kVerdicts[static_cast<size_t>(row.verdict)], row.note.empty() ? "" : ": ", row.note);
+    text += fmt::format("{:<44} {:<60} {:>13.7g} {:>13.7g} {:>11.3g} {:>9.2g}  {}{}{}\n", row.where, row.quantity, row.ours, row.expected,
+                        row.difference, row.limit, kVerdicts[static_cast<size_t>(row.verdict)], row.note.empty() ? "" : ": ", row.note);
   }
   // What passed, one line per case: how many quantities and the one that came closest to its limit.
   struct Summary {
@@ -166,10 +173,12 @@ std::string report_table(const VerifyReport& report, bool all) {
   }
   if (!all) {
     for (const auto& [where, summary] : summaries)
-      text += fmt::format("{:<44} {:>6} quantities pass; closest to its limit: {} ({:.0f} % of it)\n", where, summary.passed, summary.quantity, 100 * summary.closest);
+      text += fmt::format("{:<44} {:>6} quantities pass; closest to its limit: {} ({:.0f} % of it)\n", where, summary.passed, summary.quantity,
+                          100 * summary.closest);
   }
   for (const auto& [where, quantity] : first_miss) text += fmt::format("first miss of {}: {}\n", where, quantity);
-  return text + fmt::format("{} passed, {} failed, {} skipped\n", report.count(Verdict::pass), report.count(Verdict::fail), report.count(Verdict::skip));
+  return text +
+         fmt::format("{} passed, {} failed, {} skipped\n", report.count(Verdict::pass), report.count(Verdict::fail), report.count(Verdict::skip));
 }
 
 }  // namespace fusion

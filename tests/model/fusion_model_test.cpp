@@ -140,7 +140,8 @@ std::vector<Variant> variants() {
                               {"no_latents", tiny()},
                               {"small_output_grid", tiny()}};
   auto& paper = all[3].config;
-  paper.tune.early_mask = EarlyMask::paper, paper.tune.connector = Connector::paper, paper.card.pool = Pool::interpolate, paper.card.attention = CardAttention::paper;
+  paper.tune.early_mask = EarlyMask::paper, paper.tune.connector = Connector::paper, paper.card.pool = Pool::interpolate,
+  paper.card.attention = CardAttention::paper;
   all[4].config.tune.enabled = false, all[4].config.loss.dsm = Dsm::t2v;
   all[5].config.card.enabled = false;
   all[6].config.card.enabled = false, all[6].config.card.latents = false;

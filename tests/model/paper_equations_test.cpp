@@ -18,7 +18,8 @@ ModelConfig paper_model() {
   config.decoder.hidden_size = D, config.decoder.intermediate_size = 48, config.decoder.num_hidden_layers = 3;
   config.decoder.num_attention_heads = config.decoder.num_key_value_heads = 4;
   config.decoder.vocab_size = 50, config.decoder.initializer_range = 0.2;
-  config.tower.hidden_size = C, config.tower.intermediate_size = 40, config.tower.num_hidden_layers = M + 1, config.tower.num_attention_heads = kHeads;
+  config.tower.hidden_size = C, config.tower.intermediate_size = 40, config.tower.num_hidden_layers = M + 1,
+  config.tower.num_attention_heads = kHeads;
   config.tower.image_size = 16, config.tower.patch_size = 4;
   config.tune.early_mask = EarlyMask::paper, config.tune.connector = Connector::paper, config.tune.pad_rows = PadRows::none;
   config.tune.early_layers = M / 2;
@@ -110,7 +111,8 @@ TEST_F(PaperEquations, TextGuidedEncoding) {
   expect_close(seen["v_txt"], text, "V_txt");
   const auto states = encode(batch.tiles[0][4], text);
   // Stream order: four crops, then the guided picture with its words.
-  for (int64_t i = 0; i <= M; ++i) expect_close(seen[fmt::format("tower_hs_{}", i)].narrow(0, 4 * N, N + kWords), states[i], "H of the guided picture");
+  for (int64_t i = 0; i <= M; ++i)
+    expect_close(seen[fmt::format("tower_hs_{}", i)].narrow(0, 4 * N, N + kWords), states[i], "H of the guided picture");
   const auto features = projector("model.mm_projector", two_means(states));
   expect_close(seen["features"].narrow(0, 4 * N, N + kWords), features, "E_img and E_txt hat");
 
@@ -119,7 +121,8 @@ TEST_F(PaperEquations, TextGuidedEncoding) {
 
   const auto cosine = [](const at::Tensor& a, const at::Tensor& b) { return (a * b).sum(-1) / (a.norm(2, -1) * b.norm(2, -1)); };
   EXPECT_NEAR(sums.v2t.item<double>(), (1 - cosine(e_txt, features.narrow(0, N, kWords))).sum().item<double>(), 1e-4);
-  EXPECT_NEAR(sums.t2v.item<double>(), (1 - cosine(states[0].narrow(0, 0, N), projector("model.aux_projector", features.narrow(0, 0, N)))).sum().item<double>(), 1e-4);
+  EXPECT_NEAR(sums.t2v.item<double>(),
+              (1 - cosine(states[0].narrow(0, 0, N), projector("model.aux_projector", features.narrow(0, 0, N)))).sum().item<double>(), 1e-4);
 }
 
 TEST_F(PaperEquations, LatentsAndContextAreInterpolated) {
@@ -148,7 +151,8 @@ TEST_F(PaperEquations, LatentsAndContextAreInterpolated) {
   const auto context = interpolate(6);
   for (int64_t r = 0; r < 2; ++r)
     for (int64_t c = 0; c < 2; ++c)
-      expect_close(seen["context_windows"].view({4, 9, D})[r * 2 + c], context.narrow(0, 3 * r, 3).narrow(1, 3 * c, 3).reshape({9, D}), "window of a latent");
+      expect_close(seen["context_windows"].view({4, 9, D})[r * 2 + c], context.narrow(0, 3 * r, 3).narrow(1, 3 * c, 3).reshape({9, D}),
+                   "window of a latent");
 }
 
 TEST_F(PaperEquations, InteractionLayers) {
@@ -169,8 +173,8 @@ TEST_F(PaperEquations, InteractionLayers) {
     const auto h = hidden[layout.question_rows[0][question]].to(at::kDouble);
     for (int64_t cell = 0; cell < kLatentsPerQuestion; ++cell) {
       const int64_t row = layout.latent_rows[0][question * kLatentsPerQuestion + cell];
-      const auto i_q = W("proj_in").matmul(at::cat({h, hidden[row].to(at::kDouble)}));              // (9)
-      const auto i_a = windows[cell].to(at::kDouble).matmul(W("proj_context").t());                 // [9, D]
+      const auto i_q = W("proj_in").matmul(at::cat({h, hidden[row].to(at::kDouble)}));  // (9)
+      const auto i_a = windows[cell].to(at::kDouble).matmul(W("proj_context").t());     // [9, D]
       const auto q = W("cross_attn.q_proj.1").matmul(i_q);
       const auto k = i_a.matmul(W("cross_attn.k_proj.1").t()), v = i_a.matmul(W("cross_attn.v_proj.1").t());  // (10)
       printed[row].copy_(at::softmax(k.matmul(q) / std::sqrt(static_cast<double>(D)), 0).matmul(v));          // (11)

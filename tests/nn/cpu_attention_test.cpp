@@ -28,19 +28,22 @@ class CpuAttentionTest : public testing::TestWithParam<Case> {};
 
 TEST_P(CpuAttentionTest, EqualsTheFormula) {
   const Case c = GetParam();
-  const auto q = at::randn({c.n, c.q_rows, c.heads, c.size}).requires_grad_(true), k = at::randn({c.n, c.k_rows, c.kv_heads, c.size}).requires_grad_(true),
+  const auto q = at::randn({c.n, c.q_rows, c.heads, c.size}).requires_grad_(true),
+             k = at::randn({c.n, c.k_rows, c.kv_heads, c.size}).requires_grad_(true),
              v = at::randn({c.n, c.k_rows, c.kv_heads, c.size}).requires_grad_(true);
   if (!cpu_attention_serves(q, k, v)) GTEST_SKIP() << "no AVX-512 here: ATen's kernels are used";
   const auto out = cpu_attention(q, k, v, 0.3, c.causal), expected = plain_attention(q, k, v, 0.3, c.causal);
   EXPECT_LT((out - expected).norm().item<double>(), 2e-6 * expected.norm().item<double>());
   const auto gradient = at::randn_like(out);
-  const auto ours = torch::autograd::grad({out}, {q, k, v}, {gradient}), theirs = torch::autograd::grad({expected}, {q, k, v}, {gradient.to(at::kDouble)});
+  const auto ours = torch::autograd::grad({out}, {q, k, v}, {gradient}),
+             theirs = torch::autograd::grad({expected}, {q, k, v}, {gradient.to(at::kDouble)});
   for (int i = 0; i < 3; ++i) EXPECT_LT((ours[i] - theirs[i]).norm().item<double>(), 5e-6 * theirs[i].norm().item<double>()) << "gradient " << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuAttentionTest,
-                         testing::Values(Case{1, 1, 2, 1, 1, 8, false}, Case{2, 36, 36, 4, 4, 24, false}, Case{1, 50, 83, 3, 3, 72, false}, Case{2, 7, 129, 2, 2, 40, false},
-                                         Case{1, 67, 67, 4, 4, 32, true}, Case{2, 33, 33, 8, 2, 16, true}, Case{1, 8, 8, 2, 1, 128, true}, Case{1, 49, 49, 2, 2, 96, true}));
+                         testing::Values(Case{1, 1, 2, 1, 1, 8, false}, Case{2, 36, 36, 4, 4, 24, false}, Case{1, 50, 83, 3, 3, 72, false},
+                                         Case{2, 7, 129, 2, 2, 40, false}, Case{1, 67, 67, 4, 4, 32, true}, Case{2, 33, 33, 8, 2, 16, true},
+                                         Case{1, 8, 8, 2, 1, 128, true}, Case{1, 49, 49, 2, 2, 96, true}));
 
 TEST(CpuAttention, SegmentsEqualSeparateCalls) {
   // Segments of different lengths, an empty one among them, three query heads per key head.
@@ -63,7 +66,8 @@ TEST(CpuAttention, SegmentsEqualSeparateCalls) {
 TEST(CpuAttention, OtherTypesTakeAtensKernels) {
   const std::vector<int64_t> offsets = {0, 7, 14, 17};
   const auto qkv = at::randn({17, 12, 8});
-  EXPECT_TRUE(at::allclose(attend_segments(qkv.to(at::kDouble), offsets, 4, 0.2, true).to(at::kFloat), attend_segments(qkv, offsets, 4, 0.2, true), 1e-5, 1e-6));
+  EXPECT_TRUE(at::allclose(attend_segments(qkv.to(at::kDouble), offsets, 4, 0.2, true).to(at::kFloat), attend_segments(qkv, offsets, 4, 0.2, true),
+                           1e-5, 1e-6));
 }
 
 TEST(CpuAttention, LargeScoresStayFinite) {

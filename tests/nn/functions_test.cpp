@@ -43,11 +43,13 @@ TEST(Functions, Swiglu) {
   expect_same([](const Tensors& in) { return swiglu(in[0], in[1]); }, [](const Tensors& in) { return in[0] * in[0].sigmoid() * in[1]; },
               {at::randn({7, 12}), at::randn({7, 12})});
   expect_same([](const Tensors& in) { return swiglu(in[0]); },
-              [](const Tensors& in) { return in[0].narrow(1, 0, 19) * in[0].narrow(1, 0, 19).sigmoid() * in[0].narrow(1, 19, 19); }, {at::randn({7, 38}) * 5});
+              [](const Tensors& in) { return in[0].narrow(1, 0, 19) * in[0].narrow(1, 0, 19).sigmoid() * in[0].narrow(1, 19, 19); },
+              {at::randn({7, 38}) * 5});
 }
 
 TEST(Functions, TanhGelu) {
-  expect_same([](const Tensors& in) { return tanh_gelu(in[0]); }, [](const Tensors& in) { return at::gelu(in[0], "tanh"); }, {at::randn({7, 37}) * 4});
+  expect_same([](const Tensors& in) { return tanh_gelu(in[0]); }, [](const Tensors& in) { return at::gelu(in[0], "tanh"); },
+              {at::randn({7, 37}) * 4});
   // Far out, where exp would overflow, and where a number is not one.
   const auto far = at::tensor({-1e9F, -200.0F, -60.0F, 60.0F, 200.0F, 1e9F});
   EXPECT_TRUE(at::allclose(tanh_gelu(far), at::relu(far)));
@@ -55,7 +57,8 @@ TEST(Functions, TanhGelu) {
 }
 
 TEST(Functions, QuickGelu) {
-  expect_same([](const Tensors& in) { return quick_gelu(in[0]); }, [](const Tensors& in) { return in[0] * (in[0] * 1.702).sigmoid(); }, {at::randn({7, 12})});
+  expect_same([](const Tensors& in) { return quick_gelu(in[0]); }, [](const Tensors& in) { return in[0] * (in[0] * 1.702).sigmoid(); },
+              {at::randn({7, 12})});
 }
 
 TEST(Functions, Rotate) {
@@ -81,7 +84,8 @@ TEST(Functions, WindowAttention) {
                 {at::randn({11, 3, 4, size}) * 3, at::randn({11, 9, 4, size}), at::randn({11, 9, 4, size})});
   // Other types take the products of ATen.
   const auto q = at::randn({5, 2, 4, 8}), k = at::randn({5, 9, 4, 8}), v = at::randn({5, 9, 4, 8});
-  EXPECT_TRUE(at::allclose(attend_windows(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble)).to(at::kFloat), attend_windows(q, k, v), 1e-5, 1e-6));
+  EXPECT_TRUE(
+      at::allclose(attend_windows(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble)).to(at::kFloat), attend_windows(q, k, v), 1e-5, 1e-6));
 }
 
 TEST(Functions, LinearCrossEntropyInChunks) {

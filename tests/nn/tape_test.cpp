@@ -27,9 +27,12 @@ struct Toy {
     return (second(h + g) * h.narrow(1, 0, 3)).square().sum();
   }
   at::Tensor taped(Tape& tape, const at::Tensor& x, bool recompute) const {
-    const auto h = tape.run1(shared, {x}, [this](const Tensors& in) { return first(in[0]).tanh(); }, recompute);
-    const auto g = tape.run1(shared, {h}, [this](const Tensors& in) { return first(in[0]).tanh(); }, recompute);
-    return tape.run1(last, {h, g}, [this](const Tensors& in) { return (second(in[0] + in[1]) * in[0].narrow(1, 0, 3)).square().sum(); }, recompute);
+    const auto h = tape.run1(
+        shared, {x}, [this](const Tensors& in) { return first(in[0]).tanh(); }, recompute);
+    const auto g = tape.run1(
+        shared, {h}, [this](const Tensors& in) { return first(in[0]).tanh(); }, recompute);
+    return tape.run1(
+        last, {h, g}, [this](const Tensors& in) { return (second(in[0] + in[1]) * in[0].narrow(1, 0, 3)).square().sum(); }, recompute);
   }
 };
 

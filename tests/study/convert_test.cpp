@@ -39,11 +39,22 @@ struct Bases {
     base_size = load_tokenizer(folder / "decoder")->size() - 2;
 
     const auto& d = model.decoder;
-    write_file(folder / "decoder" / "config.json",
-               dump_json({{"model_type", "phi3"}, {"architectures", {"Phi3ForCausalLM"}}, {"hidden_size", d.hidden_size}, {"intermediate_size", d.intermediate_size},
-                          {"num_hidden_layers", d.num_hidden_layers}, {"num_attention_heads", d.num_attention_heads}, {"num_key_value_heads", d.num_key_value_heads},
-                          {"vocab_size", base_size + spare}, {"max_position_embeddings", 1024}, {"original_max_position_embeddings", 1024}, {"rms_norm_eps", 1e-5},
-                          {"hidden_act", "silu"}, {"eos_token_id", 2}, {"pad_token_id", 2}, {"torch_dtype", "float32"}, {"tie_word_embeddings", false}}));
+    write_file(folder / "decoder" / "config.json", dump_json({{"model_type", "phi3"},
+                                                              {"architectures", {"Phi3ForCausalLM"}},
+                                                              {"hidden_size", d.hidden_size},
+                                                              {"intermediate_size", d.intermediate_size},
+                                                              {"num_hidden_layers", d.num_hidden_layers},
+                                                              {"num_attention_heads", d.num_attention_heads},
+                                                              {"num_key_value_heads", d.num_key_value_heads},
+                                                              {"vocab_size", base_size + spare},
+                                                              {"max_position_embeddings", 1024},
+                                                              {"original_max_position_embeddings", 1024},
+                                                              {"rms_norm_eps", 1e-5},
+                                                              {"hidden_act", "silu"},
+                                                              {"eos_token_id", 2},
+                                                              {"pad_token_id", 2},
+                                                              {"torch_dtype", "float32"},
+                                                              {"tie_word_embeddings", false}}));
     DecoderConfig base = d;
     base.vocab_size = base_size + spare;
     std::map<std::string, at::Tensor> tensors;
@@ -56,13 +67,20 @@ struct Bases {
 
     const auto& t = model.tower;
     make_directories(folder / "siglip2-test");
-    write_file(folder / "siglip2-test" / "config.json",
-               dump_json({{"model_type", "siglip"}, {"vision_config", {{"model_type", "siglip_vision_model"}, {"hidden_size", t.hidden_size}, {"intermediate_size", t.intermediate_size},
-                          {"num_hidden_layers", t.num_hidden_layers}, {"num_attention_heads", t.num_attention_heads}, {"image_size", t.image_size}, {"patch_size", t.patch_size}}}}));
+    write_file(folder / "siglip2-test" / "config.json", dump_json({{"model_type", "siglip"},
+                                                                   {"vision_config",
+                                                                    {{"model_type", "siglip_vision_model"},
+                                                                     {"hidden_size", t.hidden_size},
+                                                                     {"intermediate_size", t.intermediate_size},
+                                                                     {"num_hidden_layers", t.num_hidden_layers},
+                                                                     {"num_attention_heads", t.num_attention_heads},
+                                                                     {"image_size", t.image_size},
+                                                                     {"patch_size", t.patch_size}}}}));
     tensors.clear();
     for (const NamedShape& each : tower_table(t)) tensors[each.name] = weights.tensor(kTowerPrefix + each.name);
     tensors["logit_scale"] = at::full({1}, 3.0);  // of the text side
-    tensors[fmt::format("vision_model.encoder.layers.{}.layer_norm1.weight", t.num_hidden_layers - 1)] = at::randn({t.hidden_size});  // of the dropped layer
+    tensors[fmt::format("vision_model.encoder.layers.{}.layer_norm1.weight", t.num_hidden_layers - 1)] =
+        at::randn({t.hidden_size});  // of the dropped layer
     write_safetensors(folder / "siglip2-test" / "model.safetensors", tensors);
   }
 

@@ -12,10 +12,10 @@ namespace fusion {
 struct DecoderLayer {
   Unit* unit = nullptr;
   RmsNorm input_layernorm, post_attention_layernorm;
-  Linear qkv_proj, gate_up_proj;                          // phi3
-  Linear q_proj, k_proj, v_proj, gate_proj, up_proj;      // llama, qwen2
+  Linear qkv_proj, gate_up_proj;                      // phi3
+  Linear q_proj, k_proj, v_proj, gate_proj, up_proj;  // llama, qwen2
   Linear o_proj, down_proj;
-  std::optional<InteractionLayer> interaction;            // runs after this layer
+  std::optional<InteractionLayer> interaction;  // runs after this layer
 };
 
 /// Where the rows of a forward pass lie and which rotary tables they take.

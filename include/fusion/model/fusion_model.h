@@ -27,7 +27,8 @@ struct AssemblyLayout;
 
 /// Watches a forward pass (verify, viz). Values are without graph.
 /// Names: tower_hs_<i>, connector, features, v_txt, e_txt [row streams of the tower layout]; v_img, v_img_hat [N rows per image that counts
-/// in the t2v loss, in stream order]; grid, latents, context_windows [per sample]; inputs_embeds, card_out_<k>, hidden_after_card_<k>, hidden_final [decoder rows].
+/// in the t2v loss, in stream order]; grid, latents, context_windows [per sample]; inputs_embeds, card_out_<k>, hidden_after_card_<k>, hidden_final
+/// [decoder rows].
 struct Probe {
   std::function<void(const std::string& name, const at::Tensor& value)> value;
   std::function<void(const TowerLayout&, const AssemblyLayout&)> layout;

@@ -22,7 +22,8 @@ class Tower {
 
   /// Hidden states hs[0..] of all sequences, as many as the connector reads. `tiles` as in Batch, `text` [valid text (+ pad row), C] or undefined.
   /// hs[i] has pad rows while early layers may read them (i < early_layers).
-  std::vector<at::Tensor> forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text, bool recompute) const;
+  std::vector<at::Tensor> forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text,
+                                  bool recompute) const;
 
   /// Connector input of the projector [features, 2C or 3C]: class tokens and pad rows dropped.
   at::Tensor connect(const TowerLayout& layout, const std::vector<at::Tensor>& states) const;
@@ -31,8 +32,8 @@ class Tower {
   std::vector<int64_t> target_rows(const TowerLayout& layout, int64_t sequence) const;
 
  private:
-  at::Tensor patch_rows(const TowerLayout& layout, const at::Tensor& tiles) const;                          // [sequences, N, 3 p p]
-  at::Tensor embed(const TowerLayout& layout, const at::Tensor& patches, const at::Tensor& text) const;     // hs[0]
+  at::Tensor patch_rows(const TowerLayout& layout, const at::Tensor& tiles) const;                       // [sequences, N, 3 p p]
+  at::Tensor embed(const TowerLayout& layout, const at::Tensor& patches, const at::Tensor& text) const;  // hs[0]
   at::Tensor block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index) const;
   at::Tensor mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t index) const;
   bool has_pads(const TowerLayout& layout, int64_t index) const;

@@ -53,14 +53,14 @@ class Tape {
     Tensors inputs;   // leaves made by earlier segments, or constants
     Tensors outputs;  // with their graph (keep) or undefined (recompute)
     std::vector<at::TensorImpl*> leaves;
-    Function fn;      // set when the segment is recomputed
+    Function fn;  // set when the segment is recomputed
   };
   void walk_back(Segment& segment, Tensors output_gradients);
 
   bool gradients_;
   TapePolicy& policy_;
   std::vector<Segment> segments_;
-  Tensors leaves_;  // keeps the outputs' identities alive until the backward is over
+  Tensors leaves_;                                           // keeps the outputs' identities alive until the backward is over
   std::unordered_map<at::TensorImpl*, at::Tensor> pending_;  // gradient of a leaf, summed over its uses
 };
 

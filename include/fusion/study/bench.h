@@ -20,9 +20,9 @@ struct Spread {
 struct BenchResult {
   Spread step, forward, backward, optimizer;  // seconds
   double samples_per_second = 0;
-  double peak_mb = 0;                         // VmHWM of the process
-  std::vector<double> losses;                 // before each update, warm-up included
-  std::string cpu;                            // instruction set that ATen uses
+  double peak_mb = 0;          // VmHWM of the process
+  std::vector<double> losses;  // before each update, warm-up included
+  std::string cpu;             // instruction set that ATen uses
 };
 
 /// A step = forward, backward, clip at 1, AdamW (lr 1e-4, tower 1e-5), as the reference timing.

@@ -19,18 +19,19 @@ struct CopyOptions {
 /// that does not fit. Returns every file written.
 std::vector<WrittenFile> copy_model(const CopyOptions& options);
 
-/// Why the official loader would not take a folder of this name for such a decoder; empty when it does (formats.md 2.1: it picks classes by the path).
+/// Why the official loader would not take a folder of this name for such a decoder; empty when it does (formats.md 2.1: it picks classes by the
+/// path).
 std::string official_name_problem(const fs::path& folder, DecoderType type);
 
 struct AssembleOptions {
-  fs::path decoder, tower;    // base folders in the hub layout
-  fs::path projector;         // optional: folder or .safetensors file with mm_projector.* (and aux_projector.*) tensors
+  fs::path decoder, tower;  // base folders in the hub layout
+  fs::path projector;       // optional: folder or .safetensors file with mm_projector.* (and aux_projector.*) tensors
   fs::path to;
-  std::string tower_name;     // as in mm_vision_tower; empty: the tower folder's name
-  ModelConfig method;         // tune, card and loss; its decoder and tower are replaced by the folders'
+  std::string tower_name;  // as in mm_vision_tower; empty: the tower folder's name
+  ModelConfig method;      // tune, card and loss; its decoder and tower are replaced by the folders'
   Template chat_template = Template::phi_3;
   int64_t max_length = 2048;
-  uint64_t seed = 0;          // of the parts that no base folder has
+  uint64_t seed = 0;  // of the parts that no base folder has
   at::ScalarType dtype = at::kBFloat16;
   uint64_t shard_bytes = kShardBytes;
   bool replace = false;
@@ -43,10 +44,10 @@ std::vector<WrittenFile> assemble_model(const AssembleOptions& options);
 /// One tensor of two folders.
 struct TensorDifference {
   std::string name;
-  std::string problem;        // only in one of them, other shape; empty: values were compared
+  std::string problem;  // only in one of them, other shape; empty: values were compared
   bool equal_bytes = false;
-  double largest = 0;         // |a - b|, in fp32
-  double relative = 0;        // ||a - b|| / ||a||
+  double largest = 0;   // |a - b|, in fp32
+  double relative = 0;  // ||a - b|| / ||a||
 };
 
 /// All tensors of both folders, in order of names. Reads pieces of bounded size.

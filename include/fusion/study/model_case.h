@@ -24,9 +24,9 @@ struct ModelCase {
 /// batch_K as a Batch, with what the reference arrays need to be compared row by row.
 struct CaseBatch {
   Batch batch;
-  StepContext step;        // query_len, max_length
-  Json facts;              // batch_K.json
-  at::Tensor instructs;    // [B, T]
+  StepContext step;      // query_len, max_length
+  Json facts;            // batch_K.json
+  at::Tensor instructs;  // [B, T]
 };
 CaseBatch load_batch(const ModelCase& model_case, int64_t number);
 /// Batches of the case: 0..count-1.

@@ -16,7 +16,7 @@ struct VerifyRow {
   std::string quantity;  // "loss_ce", "grad model.norm.weight", "input_ids"
   double ours = 0, expected = 0, difference = 0, limit = 0;
   Verdict verdict = Verdict::pass;
-  std::string note;      // reason of a skip, first differing item of a miss
+  std::string note;  // reason of a skip, first differing item of a miss
 };
 
 struct VerifyReport {
