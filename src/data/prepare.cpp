@@ -1,7 +1,5 @@
 #include "fusion/data/prepare.h"
 
-#include "fusion/base/file.h"
-
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -79,21 +77,21 @@ EncodedConversation encode_text(const Sample& sample, const ConversationEncoder&
   return text;
 }
 
-std::vector<uint8_t> read_tiles(const std::string& path, const SampleOptions& options) {
+}  // namespace
+
+std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options) {
   try {
-    const MappedFile file{path};
+    const MappedFile file(image);
     return make_tiles(decode_image(file.bytes(), {.max_pixels = options.max_pixels}), static_cast<int>(options.image_size), options.resize_order);
   } catch (const Error& error) {
-    fail(ExitCode::data, "image: {}: {}", path, error.what());
+    fail(ExitCode::data, "image: {}: {}", image.string(), error.what());
   }
 }
-
-}  // namespace
 
 PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
   try {
     PreparedSample out{.id = sample.id, .image = sample.image, .text = encode_text(sample, encoder, options), .tiles = {}};
-    if (!sample.image.empty()) out.tiles = read_tiles(sample.image, options);
+    if (!sample.image.empty()) out.tiles = load_tiles(sample.image, options);
     return out;
   } catch (const Error& error) {
     if (error.code() != ExitCode::data) throw;

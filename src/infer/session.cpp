@@ -80,13 +80,4 @@ SampleOptions inference_samples(const ModelConfig& model, int64_t max_length, in
   return options;
 }
 
-std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options) {
-  try {
-    const MappedFile file(image);
-    return make_tiles(decode_image(file.bytes(), {.max_pixels = options.max_pixels}), static_cast<int>(options.image_size), options.resize_order);
-  } catch (const Error& error) {
-    fail(ExitCode::data, "image: {}: {}", image.string(), error.what());
-  }
-}
-
 }  // namespace fusion

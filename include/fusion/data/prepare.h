@@ -1,6 +1,7 @@
 // From one sample to rows and tiles, and from many to a batch (data.md 2-6).
 #pragma once
 
+#include "fusion/base/file.h"
 #include "fusion/data/sample.h"
 #include "fusion/image/image.h"
 
@@ -25,6 +26,9 @@ struct PreparedSample {
   EncodedConversation text;
   std::vector<uint8_t> tiles;  // [5, R, R, 3]; empty = text only
 };
+
+/// The five tiles of a picture file, [5, R, R, 3]. Throws ExitCode::data naming the file.
+std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options);
 
 /// Reads the picture, makes tiles, encodes and cuts the text. A cut sample keeps at least one supervised token among its first max_length rows.
 /// Throws BadSample with a reason: those of ConversationEncoder, "image: ...", "no_target: ...", "over_length: ...".

@@ -37,7 +37,4 @@ int64_t inference_query_len(const CardConfig& card, int64_t asked = 0);
 /// Samples that are longer than `max_length` rows are rejected, never cut.
 SampleOptions inference_samples(const ModelConfig& model, int64_t max_length, int64_t query_len);
 
-/// The five tiles of a picture file. Throws ExitCode::data naming the file.
-std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options);
-
 }  // namespace fusion
