@@ -23,7 +23,6 @@ for row in rows:
     seen.add(question)
     print(f"{folder}/{row['image']}", question, row["conversations"][1]["value"], sep="\t")
 PY
-  printf '%s\n  question: %s\n  answer:   ' "$image" "$question"
-  "$fusion" generate --model "$folder/run" --image "$image" "$question"
-  printf '  expected: %s\n' "$answer"
+  given=$("$fusion" generate --model "$folder/run" --image "$image" "$question" 2>"$folder/generate.log") || { cat "$folder/generate.log" >&2; exit 1; }
+  printf '%s\n  question: %s\n  answer:   %s\n  expected: %s\n' "$image" "$question" "$given" "$answer"
 done
