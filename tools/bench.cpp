@@ -34,8 +34,10 @@ void add_bench(CLI::App& app, ExitCode& code) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
 
-  command->callback([arguments, images, &code] {
+  command->callback([arguments, command, images, &code] {
     if (images->parsed()) {
+      for (const char* option : {"--case", "--threads", "--steps", "--recompute", "--json"})
+        FUSION_CHECK(command->count(option) == 0, "bench: {} has no effect on `bench images`; remove it", option);
       fmt::print("{}", image_bench_table(bench_images({arguments->files.begin(), arguments->files.end()}, arguments->pictures)));
     } else {
       FUSION_CHECK(!arguments->folder.empty(), "bench: give --case FOLDER, or `fusion bench images FILES`");

@@ -111,8 +111,8 @@ void Config::validate() const {
   FUSION_CHECK(runtime.lanes <= train.global_batch / train.micro_batch,
                "config: runtime.lanes ({}) is more than the {} micro-batches of a step (train.global_batch / train.micro_batch)", runtime.lanes,
                train.global_batch / train.micro_batch);
-  FUSION_CHECK(runtime.threads == 0 || runtime.lanes <= runtime.threads, "config: runtime.lanes ({}) is more than runtime.threads ({})",
-               runtime.lanes, runtime.threads);
+  FUSION_CHECK(runtime.threads == 0 || runtime.lanes <= runtime.threads,
+               "config: runtime.lanes ({}) is more than runtime.threads ({}); lower the one or raise the other", runtime.lanes, runtime.threads);
   for (const RuleConfig& rule : train.rules) {
     FUSION_CHECK(!rule.match.empty(), "config: a rule of train.rules has an empty match. Write * for all names");
     FUSION_CHECK(rule.train || (rule.lr < 0 && rule.weight_decay < 0),

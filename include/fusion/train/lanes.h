@@ -14,7 +14,8 @@ namespace fusion {
 /// with all threads inside the operators. Rethrows the first exception when all lanes have ended.
 void run_lanes(int64_t lanes, int64_t count, const std::function<void(int64_t)>& work);
 
-/// Whose turn it is to add gradients of a unit: micro-batch m comes after all below it. So the bits do not depend on the number of lanes.
+/// Whose turn it is to add gradients of a unit: micro-batch m comes after all below it. With operators on one
+/// thread the bits then do not depend on the number of lanes.
 class GradientTurns {
  public:
   explicit GradientTurns(int64_t micros) : finished_(static_cast<size_t>(micros), false) {}
