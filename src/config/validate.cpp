@@ -111,6 +111,9 @@ void Config::validate() const {
   FUSION_CHECK(runtime.lanes <= train.global_batch / train.micro_batch,
                "config: runtime.lanes ({}) is more than the {} micro-batches of a step (train.global_batch / train.micro_batch)", runtime.lanes,
                train.global_batch / train.micro_batch);
+  FUSION_CHECK(runtime.lanes == 1 || !decoder.tie_word_embeddings,
+               "config: runtime.lanes ({}) needs decoder.tie_word_embeddings=false: a weight of two units has no fixed turn; set runtime.lanes=1",
+               runtime.lanes);
   FUSION_CHECK(runtime.threads == 0 || runtime.lanes <= runtime.threads,
                "config: runtime.lanes ({}) is more than runtime.threads ({}); lower the one or raise the other", runtime.lanes, runtime.threads);
   for (const RuleConfig& rule : train.rules) {
