@@ -50,6 +50,7 @@ if(FUSION_CUDA)
   target_include_directories(LibTorch::cuda SYSTEM INTERFACE "${fusion_cuda_home}/include")
   # --no-as-needed: nothing of ours names a symbol of these, yet they register the CUDA kernels when loaded.
   target_link_libraries(LibTorch::cuda INTERFACE LibTorch::torch
-    "-Wl,--push-state,--no-as-needed" "${TORCH_ROOT}/lib/libtorch_cuda.so" "${TORCH_ROOT}/lib/libc10_cuda.so" "-Wl,--pop-state")
+    "-Wl,--push-state,--no-as-needed" "${TORCH_ROOT}/lib/libtorch_cuda.so" "${TORCH_ROOT}/lib/libc10_cuda.so" "-Wl,--pop-state"
+    "${fusion_site}/nvidia/cu13/lib/libcudart.so.13")
   target_link_options(LibTorch::cuda INTERFACE "-Wl,-rpath,${fusion_site}/nvidia/cu13/lib" "-Wl,-rpath,${fusion_site}/nvidia/nccl/lib")
 endif()

@@ -29,7 +29,10 @@ void ModelArguments::add_to(CLI::App& command) {
 
 LoadedModel ModelArguments::load() const {
   LoadOptions options;
-  options.device = setup_runtime({*enum_value<Device>(device), threads});
+  RuntimeConfig runtime;
+  runtime.device = *enum_value<Device>(device);
+  runtime.threads = threads;
+  options.device = setup_runtime(runtime);
   if (!dtype.empty()) options.dtype = kDtypes.at(dtype);
   if (!chat_template.empty()) options.chat_template = enum_value<Template>(chat_template);
   LoadedModel loaded = load_for_inference(find_model_folder(model), options);

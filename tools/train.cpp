@@ -32,8 +32,9 @@ ExitCode train(const TrainArguments& arguments) {
     return ExitCode::done;
   }
   const Recipe recipe = load_recipe(files, overrides);
-  log::setup(recipe.stages.front().config.log.level);
-  return run_recipe(recipe, overrides, FUSION_VERSION);
+  const Ranks ranks = discover_ranks([](const char* name) { return std::getenv(name); });
+  log::setup(ranks.rank == 0 ? recipe.stages.front().config.log.level : "warn");  // the first process speaks for all
+  return run_recipe(recipe, overrides, FUSION_VERSION, ranks);
 }
 
 }  // namespace

@@ -90,29 +90,36 @@ std::string random_suffix() {
 
 fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
-/// A running SHA-256.
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) { check(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr)); }
-  void update(const void* data, size_t size) { check(EVP_DigestUpdate(context_.get(), data, size)); }
-  std::string hex() const {
-    std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> copy(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-    unsigned char bytes[EVP_MAX_MD_SIZE];
-    unsigned size = 0;
-    check(copy && EVP_MD_CTX_copy_ex(copy.get(), context_.get()) && EVP_DigestFinal_ex(copy.get(), bytes, &size));
-    std::string text;
-    for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", bytes[i]);
-    return text;
-  }
-
- private:
-  static void check(bool ok) {
-    if (!ok) fail(ExitCode::failure, "file: SHA-256 of the crypto library failed");
-  }
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
+void check_crypto(bool ok) {
+  if (!ok) fail(ExitCode::failure, "file: SHA-256 of the crypto library failed");
+}
 
 }  // namespace
+
+// ---- Digest
+
+struct Sha256::State {
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context{EVP_MD_CTX_new(), EVP_MD_CTX_free};
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  check_crypto(state_->context && EVP_DigestInit_ex(state_->context.get(), EVP_sha256(), nullptr));
+}
+Sha256::~Sha256() = default;
+Sha256::Sha256(Sha256&&) noexcept = default;
+
+void Sha256::update(std::span<const std::byte> bytes) { check_crypto(EVP_DigestUpdate(state_->context.get(), bytes.data(), bytes.size())); }
+
+std::string Sha256::hex() const {
+  const State copy;
+  unsigned char bytes[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  check_crypto(copy.context && EVP_MD_CTX_copy_ex(copy.context.get(), state_->context.get()) &&
+               EVP_DigestFinal_ex(copy.context.get(), bytes, &size));
+  std::string text;
+  for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", bytes[i]);
+  return text;
+}
 
 // ---- Reading
 
@@ -160,30 +167,32 @@ MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-std::string sha256_file(const fs::path& path) {
+std::string sha256_file(const fs::path& path) { return sha256_file(path, 0, UINT64_MAX); }
+
+std::string sha256_file(const fs::path& path, uint64_t begin, uint64_t end) {
   Descriptor file(open_regular(path));
   Sha256 digest;
   std::string buffer(1 << 20, '\0');
-  for (;;) {
-    const ssize_t got = ::read(file.get(), buffer.data(), buffer.size());
+  while (begin < end) {
+    const ssize_t got = ::pread(file.get(), buffer.data(), std::min<uint64_t>(buffer.size(), end - begin), static_cast<off_t>(begin));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) io_error("read", path);
-    if (got == 0) return digest.hex();
-    digest.update(buffer.data(), static_cast<size_t>(got));
+    if (got == 0) break;
+    digest.update(std::as_bytes(std::span(buffer.data(), static_cast<size_t>(got))));
+    begin += static_cast<uint64_t>(got);
   }
+  return digest.hex();
 }
 
 std::string sha256_text(std::string_view text) {
   Sha256 digest;
-  digest.update(text.data(), text.size());
+  digest.update(std::as_bytes(std::span(text)));
   return digest.hex();
 }
 
 // ---- Writing
 
-struct AtomicFile::Digest : Sha256 {};
-
-AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), digest_(std::make_unique<Digest>()) {
+AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)) {
   do {
     temporary_ = target_;
     temporary_ += random_suffix();
@@ -200,13 +209,13 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
   write_all(fd_, reinterpret_cast<const char*>(bytes.data()), bytes.size(), temporary_);
-  digest_->update(bytes.data(), bytes.size());
+  digest_.update(bytes);
   size_ += bytes.size();
 }
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
-std::string AtomicFile::sha256() const { return digest_->hex(); }
+std::string AtomicFile::sha256() const { return digest_.hex(); }
 
 void AtomicFile::commit(Sync sync) {
   if (sync == Sync::yes) sync_file(fd_, temporary_);
@@ -214,6 +223,31 @@ void AtomicFile::commit(Sync sync) {
   ::close(std::exchange(fd_, -1));  // from here on the temporary name is gone
   if (sync == Sync::yes) sync_directory(folder_of(target_));
 }
+
+void SharedFile::create(const fs::path& path, uint64_t size) {
+  Descriptor file(open_file(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+  if (file.get() < 0) io_error("create", path);
+  if (const int code = ::posix_fallocate(file.get(), 0, static_cast<off_t>(size)); code != 0) io_error("make room in", path, code);
+  sync_directory(folder_of(path));
+}
+
+SharedFile::SharedFile(const fs::path& path) : path_(path), fd_(open_file(path, O_WRONLY | O_NOFOLLOW)) {
+  if (fd_ < 0) io_error("open", path);
+}
+
+SharedFile::~SharedFile() { ::close(fd_); }
+
+void SharedFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) io_error("write", path_);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset += static_cast<uint64_t>(written);
+  }
+}
+
+void SharedFile::sync() { sync_file(fd_, path_); }
 
 void write_file(const fs::path& path, std::string_view text, Sync sync) {
   AtomicFile file(path);

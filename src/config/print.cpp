@@ -72,6 +72,14 @@ std::string recipe_digest(const Recipe& recipe) {
   for (Stage& stage : kept.stages) {
     stage.config.run = {};
     stage.config.log = {};
+    // How the work is spread does not make another run of it: one may go on with more processes or less memory.
+    stage.config.runtime = {};
+    TrainConfig& train = stage.config.train;
+    train.zero = 0;
+    train.shard_group = {};
+    train.accumulate = {};
+    train.recompute = {};
+    if (stage.config.loss.average == Average::token && stage.config.data.group == Grouping::none) train.micro_batch = 1;
     std::erase_if(stage.missing, [](const std::string& key) { return key.starts_with("run.") || key.starts_with("log."); });
     if (!recipe.staged) stage.name.clear();  // it is the run's
   }

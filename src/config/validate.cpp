@@ -116,6 +116,9 @@ void Config::validate() const {
                runtime.lanes);
   FUSION_CHECK(runtime.threads == 0 || runtime.lanes <= runtime.threads,
                "config: runtime.lanes ({}) is more than runtime.threads ({}); lower the one or raise the other", runtime.lanes, runtime.threads);
+  FUSION_CHECK(runtime.lanes == 1 || train.zero < 2,
+               "config: runtime.lanes ({}) needs train.zero of 0 or 1, as micro-batches side by side have no fixed order; train.zero is {}",
+               runtime.lanes, train.zero);
   for (const RuleConfig& rule : train.rules) {
     FUSION_CHECK(!rule.match.empty(), "config: a rule of train.rules has an empty match. Write * for all names");
     FUSION_CHECK(rule.train || (rule.lr < 0 && rule.weight_decay < 0),

@@ -6,6 +6,16 @@
 
 namespace fusion {
 
+Json to_json(const Rejection& rejection) {
+  return {{"dataset", rejection.dataset}, {"id", rejection.id}, {"position", rejection.position}, {"reason", rejection.reason}, {"where", rejection.where}};
+}
+
+Rejection rejection_from_json(const Json& json) {
+  constexpr std::string_view where = "rejection";
+  return {json_get<std::string>(json, "id", where), json_get<std::string>(json, "where", where), json_get<std::string>(json, "reason", where),
+          json_get<std::string>(json, "dataset", where), json_get<int64_t>(json, "position", where)};
+}
+
 Ledger::Ledger(const fs::path& path, int64_t keep_bytes) : path_(path), lines_(path, keep_bytes) {
   const std::string text = read_file(path);
   for (size_t at = 0; at < text.size();) {
@@ -18,13 +28,9 @@ Ledger::Ledger(const fs::path& path, int64_t keep_bytes) : path_(path), lines_(p
 }
 
 void Ledger::append(const Rejection& rejection, int64_t epoch) {
-  lines_.append(dump_json({{"dataset", rejection.dataset},
-                           {"id", rejection.id},
-                           {"position", rejection.position},
-                           {"epoch", epoch},
-                           {"reason", rejection.reason},
-                           {"where", rejection.where}},
-                          -1));
+  Json line = to_json(rejection);
+  line["epoch"] = epoch;
+  lines_.append(dump_json(line, -1));
   ++count_;
   ++per_epoch_[epoch];
   last_reason_ = fmt::format("{} {}", rejection.where, rejection.reason);

@@ -86,7 +86,7 @@ void paint(cv::Mat& canvas, const Thing& thing, int corner, RandomStream& draw) 
     cv::putText(canvas, text, at, cv::FONT_HERSHEY_DUPLEX, scale, cv::Scalar::all(30 + jitter(25)), 1, cv::LINE_AA);
     return;
   }
-  const int radius = half * 5 / 24 + static_cast<int>(draw.below(static_cast<uint64_t>(half / 8)));
+  const int radius = half * 7 / 24 + static_cast<int>(draw.below(static_cast<uint64_t>(half / 8)));
   const int room = half / 2 - radius - 2;
   const cv::Point center = origin + cv::Point(half / 2 + jitter(room), half / 2 + jitter(room));
   if (thing.shape == 0) {

@@ -1,9 +1,11 @@
 #include "fusion/infer/evaluate.h"
 
 #include "fusion/base/progress.h"
+#include "fusion/data/ledger.h"
 #include "fusion/text/unicode.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <map>
@@ -29,6 +31,15 @@ class Sums {
     add(sums.ce, sums.ce_count, ce_, ce_count_);
     add(sums.v2t, sums.v2t_count, v2t_, v2t_count_);
     add(sums.t2v, sums.t2v_count, t2v_, t2v_count_);
+  }
+  void share(Communicator& comm) {
+    at::Tensor sums = at::zeros({6}, at::kDouble);
+    double* sum = sums.data_ptr<double>();
+    const double mine[] = {ce_, v2t_, t2v_, static_cast<double>(ce_count_), static_cast<double>(v2t_count_), static_cast<double>(t2v_count_)};
+    std::copy(std::begin(mine), std::end(mine), sum);
+    comm.all_reduce(sums, ReduceOp::sum, "evaluation");
+    ce_ = sum[0], v2t_ = sum[1], t2v_ = sum[2];
+    ce_count_ = static_cast<int64_t>(sum[3]), v2t_count_ = static_cast<int64_t>(sum[4]), t2v_count_ = static_cast<int64_t>(sum[5]);
   }
   void finish(const LossConfig& config, Evaluation& result) const {
     result.ce = average(ce_, ce_count_);
@@ -78,6 +89,26 @@ int64_t commonest(const AnswerCounts& counts) {
   return sum;
 }
 
+/// Adds the counts of all ranks; each of them gets the whole result.
+void share(Communicator& comm, Evaluation& result, AnswerCounts& counts) {
+  std::vector<int64_t*> numbers = {&result.samples, &result.tokens, &result.answers, &result.exact, &result.tokens_right};
+  at::Tensor sums = at::zeros({static_cast<int64_t>(numbers.size())}, at::kLong);
+  for (size_t i = 0; i < numbers.size(); ++i) sums.data_ptr<int64_t>()[i] = *numbers[i];
+  comm.all_reduce(sums, ReduceOp::sum, "evaluation");
+  for (size_t i = 0; i < numbers.size(); ++i) *numbers[i] = sums.data_ptr<int64_t>()[i];
+
+  Json mine = {{"counts", counts}, {"rejected", Json::array()}};
+  for (const Rejection& rejection : result.rejected) mine["rejected"].push_back(to_json(rejection));
+  counts.clear();
+  result.rejected.clear();
+  for (const std::string& text : comm.gather_texts(dump_json(mine, -1), "evaluation")) {
+    const Json theirs = parse_json(text, "evaluation");
+    for (const auto& [question, answers] : theirs["counts"].items())
+      for (const auto& [answer, count] : answers.items()) counts[question][answer] += count.get<int64_t>();
+    for (const Json& rejection : theirs["rejected"]) result.rejected.push_back(rejection_from_json(rejection));
+  }
+}
+
 bool neighbours_matter(const ModelConfig& config) {
   const bool pads = config.tune.enabled && config.tune.pad_rows == PadRows::batch;
   return pads || (config.decoder.rope_scaling == RopeScaling::longrope && config.decoder.longrope_by == LongropeBy::batch);
@@ -114,7 +145,10 @@ Evaluation evaluate(const FusionModel& model, std::shared_ptr<const Mixture> dat
   const int64_t batch = neighbours_matter(model.config()) ? 1 : options.batch;
   SampleOptions samples = options.sample;
   samples.over_length = OverLength::reject;
-  const auto plan = [total, batch](int64_t number) -> std::optional<std::vector<Loader::Item>> {
+  SingleProcess alone;
+  Communicator& comm = options.comm ? *options.comm : alone;
+  const auto plan = [total, batch, rank = comm.rank(), world = comm.world()](int64_t turn) -> std::optional<std::vector<Loader::Item>> {
+    const int64_t number = turn * world + rank;
     if (number * batch >= total) return std::nullopt;
     std::vector<Loader::Item> items;
     for (int64_t i = number * batch; i < std::min(total, (number + 1) * batch); ++i) items.push_back({i, i});
@@ -125,7 +159,7 @@ Evaluation evaluate(const FusionModel& model, std::shared_ptr<const Mixture> dat
   Evaluation result;
   Sums sums;
   AnswerCounts counts;
-  Progress progress(options.title, "samples", total);
+  Progress progress(options.title, "samples", (total + comm.world() - 1) / comm.world());
   while (auto loaded = loader.next()) {
     const FusionModel::Scored scored = model.score(loaded->batch, {.query_len = options.query_len});
     sums.add(scored.sums);
@@ -136,6 +170,8 @@ Evaluation evaluate(const FusionModel& model, std::shared_ptr<const Mixture> dat
     result.rejected.insert(result.rejected.end(), loaded->rejected.begin(), loaded->rejected.end());
     progress.update(result.samples + static_cast<int64_t>(result.rejected.size()));
   }
+  sums.share(comm);
+  share(comm, result, counts);
   if (result.samples == 0) {
     if (result.rejected.empty()) fail(ExitCode::data, "eval: the file has no samples");
     fail(ExitCode::data, "eval: none of {} samples can be used; {}: sample '{}': {}", total, result.rejected[0].where, result.rejected[0].id,

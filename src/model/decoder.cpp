@@ -85,6 +85,13 @@ void Decoder::add_head(ParameterStore& store) {
               .add("weight", {config_.decoder.vocab_size, config_.decoder.hidden_size}, Init::normal(config_.decoder.initializer_range));
 }
 
+std::vector<Unit*> Decoder::layer_units() const {
+  std::vector<Unit*> units;
+  for (const DecoderLayer& layer : layers_) units.push_back(layer.unit);
+  units.push_back(head_unit_);
+  return units;
+}
+
 at::Tensor Decoder::embed(const std::vector<int64_t>& ids) const {
   return at::embedding(embedding_->value, index_tensor(ids, embedding_->value.device()), config_.decoder.pad_token_id);
 }

@@ -56,10 +56,19 @@ FusionModel::FusionModel(const ModelConfig& config, const ModelOptions& options)
   projectors_->aux = Projector(Scope(store_, *projectors_->aux_unit, "model.aux_projector"), D, C);
   decoder_->add_interaction_layers(store_);
   decoder_->add_head(store_);
-  store_.allocate(options.masters);
+  decoder_->embedding_unit()->reused = projectors_->aux_unit->reused = true;
+  if (options.allocate) store_.allocate(options.masters);
 }
 
 FusionModel::~FusionModel() = default;
+
+std::vector<Unit*> FusionModel::forward_order() const {
+  std::vector<Unit*> order = {decoder_->embedding_unit(), projectors_->aux_unit};
+  for (Unit* unit : tower_->units()) order.push_back(unit);
+  order.push_back(projectors_->mm_unit);
+  for (Unit* unit : decoder_->layer_units()) order.push_back(unit);
+  return order;
+}
 
 FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepContext& step, Wanted wanted, bool with_losses, int64_t new_tokens,
                                    KvCache* cache) const {

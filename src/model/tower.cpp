@@ -80,6 +80,12 @@ Tower::Tower(const ModelConfig& config, ParameterStore& store, const std::string
   for (Parameter* parameter : unused.parameters) parameter->used = false;
 }
 
+std::vector<Unit*> Tower::units() const {
+  std::vector<Unit*> units = {embed_unit_};
+  for (int64_t i = 0; i < last_state_; ++i) units.push_back(layers_[static_cast<size_t>(i)].unit);
+  return units;
+}
+
 at::Tensor Tower::patch_rows(const TowerLayout& layout, const at::Tensor& tiles) const {
   const int64_t g = config_.tower.grid(), p = config_.tower.patch_size, N = g * g;
   const auto device = position_->value.device();

@@ -52,6 +52,7 @@ Parameter& ParameterStore::add(Unit& unit, std::string name, std::vector<int64_t
   Parameter& parameter = parameters_.emplace_back();
   parameter.name = std::move(name);
   parameter.shape = std::move(shape);
+  parameter.end = parameter.numel();
   parameter.init = init;
   by_name_[parameter.name] = &parameter;
   unit.parameters.push_back(&parameter);
@@ -81,6 +82,10 @@ void ParameterStore::allocate(bool masters) {
 void ParameterStore::initialize(uint64_t seed) {
   const at::NoGradGuard no_grad;
   for (Parameter& parameter : parameters_) {
+    if (parameter.sharded) {
+      if (parameter.end > parameter.begin) assign(parameter, start_value(parameter, seed));
+      continue;
+    }
     auto target = (parameter.master.defined() ? parameter.master : parameter.value).detach();
     fill(target, parameter.init, random_bits({seed, stable_hash(parameter.name)}));
   }
@@ -98,6 +103,10 @@ void ParameterStore::assign(Parameter& parameter, const at::Tensor& tensor) {
   FUSION_CHECK(tensor.sizes() == at::IntArrayRef(parameter.shape), "model: {} has shape [{}] in the file but [{}] in the config", parameter.name,
                fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "), fmt::join(parameter.shape, ", "));
   const at::NoGradGuard no_grad;
+  if (parameter.sharded) {
+    parameter.master.copy_(tensor.reshape({-1}).narrow(0, parameter.begin, parameter.end - parameter.begin));
+    return;
+  }
   if (parameter.master.defined()) parameter.master.detach().copy_(tensor);
   if (!parameter.value.is_same(parameter.master)) parameter.value.detach().copy_(tensor);
 }
@@ -106,7 +115,7 @@ void ParameterStore::refresh_values() {
   if (dtype_ == at::kFloat) return;
   const at::NoGradGuard no_grad;
   for (Parameter& parameter : parameters_)
-    if (parameter.master.defined()) parameter.value.detach().copy_(parameter.master);
+    if (parameter.master.defined() && !parameter.sharded) parameter.value.detach().copy_(parameter.master);
 }
 
 void ParameterStore::set_trainable(Parameter& parameter, bool train) {

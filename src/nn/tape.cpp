@@ -99,6 +99,7 @@ void Tape::walk_back(Segment& segment, Tensors output_gradients) {
 }
 
 void Tape::backward(const std::vector<std::pair<at::Tensor, at::Tensor>>& seeds) {
+  policy_.begin_backward();
   for (const auto& [output, gradient] : seeds) pending_[output.unsafeGetTensorImpl()] = gradient;
   // A unit may run several times per step: its gradients are complete after the backward of its first forward use.
   std::unordered_set<const Unit*> seen;

@@ -88,16 +88,12 @@ void write_model_files(const fs::path& folder, const FolderConfig& config, const
   tokenizer.save(folder);
 }
 
-void export_folder(const fs::path& folder, const FusionModel& model, const FolderConfig& config, const Tokenizer& tokenizer) {
+void export_folder(const fs::path& folder, const FusionModel& model, const Weights& weights, const FolderConfig& config, const Tokenizer& tokenizer) {
   FolderContent content;
   content.config = config;
   content.replace = true;
-  std::map<std::string, at::Tensor> tensors;
-  for (const Parameter& parameter : model.parameters().all()) {
-    tensors[parameter.name] = parameter.master.defined() ? parameter.master.detach() : parameter.value.detach();
-    content.tensors.push_back({parameter.name, config.torch_dtype, parameter.shape});
-  }
-  content.source = [&](const TensorSpec& spec) { return tensors.at(spec.name).to(spec.dtype); };
+  for (const Parameter& parameter : model.parameters().all()) content.tensors.push_back({parameter.name, config.torch_dtype, parameter.shape});
+  content.source = [&](const TensorSpec& spec) { return weights.tensor(spec.name).to(spec.dtype); };
   content.more_files = [&](const fs::path& to) { tokenizer.save(to); };
   write_folder(folder, content);
 }

@@ -11,7 +11,7 @@ namespace {
 /// Why the files of a folder are not those of its manifest; empty when they are.
 std::string compare_files(const fs::path& folder, const Manifest& manifest) {
   std::set<std::string> expected = {kManifest};
-  for (const WrittenFile& file : manifest.files) {
+  for (const ManifestFile& file : manifest.files) {
     const fs::path path = folder / file.name;
     expected.insert(file.name);
     const auto status = fs::symlink_status(path);
@@ -19,7 +19,9 @@ std::string compare_files(const fs::path& folder, const Manifest& manifest) {
     if (!fs::is_regular_file(status)) return fmt::format("{}: not a plain file", file.name);
     if (const auto size = fs::file_size(path); size != file.size)
       return fmt::format("{}: {} bytes, the manifest says {} (file damaged or not whole)", file.name, size, file.size);
-    if (sha256_file(path) != file.sha256) return fmt::format("{}: SHA-256 differs from the manifest's (file damaged)", file.name);
+    for (const Piece& piece : file.pieces)
+      if (sha256_file(path, piece.begin, piece.end) != piece.sha256)
+        return fmt::format("{}: SHA-256 of bytes {} to {} differs from the manifest's (file damaged)", file.name, piece.begin, piece.end);
   }
   for (const std::string& name : names_in(folder))
     if (!expected.contains(name)) return fmt::format("{}: not in the manifest", name);
@@ -48,7 +50,7 @@ LoadedCheckpoint::LoadedCheckpoint(const fs::path& folder) : folder_(folder), mo
   step_ = manifest.step;
   digests_ = manifest.digests;
   state_ = read_json(folder / "state.json");
-  for (const WrittenFile& file : manifest.files) {
+  for (const ManifestFile& file : manifest.files) {
     if (!file.name.starts_with("optimizer") || !file.name.ends_with(".safetensors")) continue;
     optimizer_.emplace_back(folder / file.name);
     for (const auto& [name, entry] : optimizer_.back().entries()) optimizer_names_.emplace(name, optimizer_.size() - 1);

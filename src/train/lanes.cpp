@@ -71,6 +71,7 @@ void MicroGradients::gradients_complete(const Unit& unit) {
     add_gradient(parameter->grad, std::move(sum->second));
     sums_.erase(sum);
   }
+  sharding_.gradients_complete(unit, micro_);
   turns_.pass(unit, micro_);
 }
 

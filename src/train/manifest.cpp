@@ -12,20 +12,44 @@ constexpr const char* kFormat = "fusion-checkpoint";
 constexpr int64_t kVersion = 1;
 constexpr const char* kSelfDigest = "manifest_sha256";
 
+ManifestFile read_file_entry(const Json& entry) {
+  ManifestFile file{json_get<std::string>(entry, "name", kManifest), json_get<uint64_t>(entry, "size", kManifest), {}};
+  if (entry.contains("sha256")) {
+    file.pieces.push_back({0, file.size, json_get<std::string>(entry, "sha256", kManifest)});
+    return file;
+  }
+  uint64_t at = 0;
+  for (const Json& piece : entry.at("pieces")) {
+    file.pieces.push_back({piece.at(0).get<uint64_t>(), piece.at(1).get<uint64_t>(), piece.at(2).get<std::string>()});
+    FUSION_CHECK(file.pieces.back().begin == at, "{}: the pieces of {} leave a gap at byte {}", kManifest, file.name, at);
+    at = file.pieces.back().end;
+  }
+  FUSION_CHECK(at == file.size, "{}: the pieces of {} end at byte {} of {}", kManifest, file.name, at, file.size);
+  return file;
+}
+
 }  // namespace
 
 uint64_t Manifest::bytes() const {
   uint64_t sum = 0;
-  for (const WrittenFile& file : files) sum += file.size;
+  for (const ManifestFile& file : files) sum += file.size;
   return sum;
 }
 
 std::string manifest_text(const Manifest& manifest) {
-  Json json = {{"format", kFormat}, {"version", kVersion}, {"step", manifest.step}, {"save_id", manifest.save_id}, {"world_size", 1}};
+  Json json = {{"format", kFormat}, {"version", kVersion}, {"step", manifest.step}, {"save_id", manifest.save_id}, {"world_size", manifest.world}};
   json["digests"] = Json::object();
   for (const auto& [what, digest] : manifest.digests) json["digests"][what] = digest;
   json["files"] = Json::array();
-  for (const WrittenFile& file : manifest.files) json["files"].push_back({{"name", file.name}, {"size", file.size}, {"sha256", file.sha256}});
+  for (const ManifestFile& file : manifest.files) {
+    Json entry = {{"name", file.name}, {"size", file.size}};
+    if (file.pieces.size() == 1) {
+      entry["sha256"] = file.pieces[0].sha256;
+    } else {
+      for (const Piece& piece : file.pieces) entry["pieces"].push_back({piece.begin, piece.end, piece.sha256});
+    }
+    json["files"].push_back(std::move(entry));
+  }
   json[kSelfDigest] = sha256_text(dump_json(json));
   return dump_json(json);
 }
@@ -48,9 +72,8 @@ Manifest read_manifest(const fs::path& folder) {
                folder.filename().string());
   manifest.save_id = json_get<std::string>(json, "save_id", kManifest);
   for (const auto& [what, digest] : json.at("digests").items()) manifest.digests[what] = json_get<std::string>(json["digests"], what, kManifest);
-  for (const Json& file : json.at("files"))
-    manifest.files.push_back({json_get<std::string>(file, "name", kManifest), json_get<uint64_t>(file, "size", kManifest),
-                              json_get<std::string>(file, "sha256", kManifest)});
+  manifest.world = json_get<int64_t>(json, "world_size", kManifest);
+  for (const Json& entry : json.at("files")) manifest.files.push_back(read_file_entry(entry));
   return manifest;
 }
 

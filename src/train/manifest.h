@@ -7,11 +7,25 @@ namespace fusion {
 
 inline constexpr const char* kManifest = "manifest.json";
 
+/// Bytes [begin, end) of a file and their SHA-256.
+struct Piece {
+  uint64_t begin = 0, end = 0;
+  std::string sha256;
+};
+
+/// A file and pieces that cover it; several where several ranks wrote it.
+struct ManifestFile {
+  std::string name;
+  uint64_t size = 0;
+  std::vector<Piece> pieces;
+};
+
 struct Manifest {
   int64_t step = 0;
   std::string save_id;  // random, differs between two saves of one step
   Digests digests;
-  std::vector<WrittenFile> files;
+  int64_t world = 1;  // ranks that wrote it
+  std::vector<ManifestFile> files;
 
   uint64_t bytes() const;
 };

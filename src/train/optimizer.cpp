@@ -2,6 +2,7 @@
 
 #include "fusion/base/error.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_norm.h>
@@ -22,6 +23,7 @@ AdamW::AdamW(ParameterStore& store, const std::vector<ParameterRule>& rules, con
     if (!rule.trains()) continue;
     Parameter& parameter = *rule.parameter;
     if (!parameter.master.defined()) fail(ExitCode::failure, "optimizer: {} has no master weights", parameter.name);
+    if (parameter.begin == parameter.end) continue;  // other ranks own it
     auto group = std::find_if(groups_.begin(), groups_.end(), [&](const Group& g) { return g.lr == rule.lr && g.weight_decay == rule.weight_decay; });
     if (group == groups_.end()) group = groups_.insert(groups_.end(), Group{rule.lr, rule.weight_decay, {}, {}, {}, {}, {}});
     const at::Tensor master = parameter.master.detach();
@@ -30,13 +32,13 @@ AdamW::AdamW(ParameterStore& store, const std::vector<ParameterRule>& rules, con
     group->exp_avg.push_back(at::zeros_like(master));
     group->exp_avg_sq.push_back(at::zeros_like(master));
     group->steps.push_back(step_);
-    if (parameter.value.is_same(parameter.master)) continue;
+    if (parameter.sharded || parameter.value.is_same(parameter.master)) continue;
     values_.push_back(parameter.value.detach());
     masters_.push_back(master);
   }
 }
 
-double AdamW::gradient_norm() const {
+double AdamW::gradient_squares() const {
   const at::NoGradGuard no_grad;
   Tensors gradients;
   for (const Group& group : groups_)
@@ -45,8 +47,10 @@ double AdamW::gradient_norm() const {
   if (gradients.empty()) return 0.0;
   // Norms per tensor in fp32, their squares summed in fp64: one transfer, and no overflow before a single norm overflows.
   const at::Tensor norms = at::stack(at::_foreach_norm(gradients, 2)).to(at::kDouble);
-  return norms.norm().item<double>();
+  return norms.square().sum().item<double>();
 }
+
+double AdamW::gradient_norm() const { return std::sqrt(gradient_squares()); }
 
 Tensors AdamW::gradients(const Group& group) {
   Tensors gradients;
@@ -59,10 +63,10 @@ Tensors AdamW::gradients(const Group& group) {
     if (!zeros_.defined()) {
       int64_t longest = 0;
       for (const Group& each : groups_)
-        for (const Parameter* p : each.parameters) longest = std::max(longest, p->numel());
+        for (const at::Tensor& master : each.masters) longest = std::max(longest, master.numel());
       zeros_ = at::zeros({longest}, step_.options());
     }
-    gradients.push_back(zeros_.narrow(0, 0, parameter->numel()).view(parameter->shape));
+    gradients.push_back(zeros_.narrow(0, 0, parameter->master.numel()).view(parameter->master.sizes()));
   }
   return gradients;
 }
@@ -80,15 +84,15 @@ void AdamW::update(double factor, double norm) {
   store_.zero_grads();
 }
 
-std::vector<std::pair<std::string, at::Tensor>> AdamW::state() const {
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
+std::vector<AdamW::Moment> AdamW::state() const {
+  std::vector<Moment> moments;
   for (const Group& group : groups_) {
     for (size_t i = 0; i < group.parameters.size(); ++i) {
-      tensors.emplace_back(group.parameters[i]->name + ".exp_avg", group.exp_avg[i]);
-      tensors.emplace_back(group.parameters[i]->name + ".exp_avg_sq", group.exp_avg_sq[i]);
+      moments.push_back({group.parameters[i], "exp_avg", group.exp_avg[i]});
+      moments.push_back({group.parameters[i], "exp_avg_sq", group.exp_avg_sq[i]});
     }
   }
-  return tensors;
+  return moments;
 }
 
 }  // namespace fusion

@@ -16,10 +16,10 @@ void check_stages(const Recipe& recipe) {
                  "config: stages.{}.model.path: a stage starts from the weights of the stage before; give model.path for the whole recipe", i);
 }
 
-void announce_device(const RuntimeConfig& config) {
-  const c10::Device device = setup_runtime(config);
+void announce(const Ranks& ranks, const RuntimeConfig& config, c10::Device device) {
   const bool missing = device.is_cpu() && config.device == Device::automatic;
-  log::info("{}running on {} with {} CPU threads", missing ? "no GPU found: " : "", device.str(), at::get_num_threads());
+  const std::string processes = ranks.world == 1 ? "" : fmt::format(", {} processes by {}", ranks.world, ranks.source);
+  log::info("{}running on {} with {} CPU threads{}", missing ? "no GPU found: " : "", device.str(), at::get_num_threads(), processes);
 }
 
 /// One line per stage with the figures it ended with.
@@ -42,12 +42,14 @@ std::string summary(const Recipe& recipe, const RunFolder& run) {
 
 }  // namespace
 
-ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version) {
+ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, const Ranks& ranks) {
   check_stages(recipe);
   signals::install();
-  announce_device(recipe.stages.front().config.runtime);
-  SingleProcess comm;
-  const RunFolder run(recipe, overrides, version);
+  const RuntimeConfig& runtime = recipe.stages.front().config.runtime;
+  const c10::Device device = setup_runtime(runtime, ranks.local_rank, ranks.local_world);
+  announce(ranks, runtime, device);
+  Processes processes(ranks, runtime, device);
+  const RunFolder run(recipe, overrides, version, processes.all());
   log::info("run folder: {}", run.path().string());
 
   std::optional<StageFolder> previous;
@@ -55,17 +57,18 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
     const Stage& stage = recipe.stages[i];
     const std::string title = recipe.staged ? fmt::format("{} ({}/{})", stage.name, i + 1, recipe.stages.size()) : stage.name;
     const StageFolder folder = run.stage(i);
-    if (fs::exists(folder.finished())) {
+    const auto found = together(processes.all(), "finished stage", [&] { return processes.first() && fs::exists(folder.finished()) ? "yes" : ""; });
+    if (!found[0].empty()) {
       log::info("{}: finished before, see {}", title, folder.root.string());
     } else {
-      const StageJob job{title, stage.config, recipe.origins[i], folder, previous, recipe.digest, setup_runtime(stage.config.runtime)};
-      const ExitCode code = Trainer(job, comm).run();
+      const StageJob job{title, stage.config, recipe.origins[i], folder, previous, recipe.digest,
+                         setup_runtime(stage.config.runtime, ranks.local_rank, ranks.local_world)};
+      const ExitCode code = Trainer(job, processes).run();
       if (code != ExitCode::done) return code;
-      if (i + 1 < recipe.stages.size() && signals::stop_request() != signals::Request::none) return signals::exit_code(signals::stop_request());
     }
     previous = folder;
   }
-  log::info("all is done\n{}", summary(recipe, run));
+  if (processes.first()) log::info("all is done\n{}", summary(recipe, run));
   return ExitCode::done;
 }
 

@@ -17,9 +17,10 @@ constexpr const char* kManifest = "manifest.json";
 constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",         "MKL_NUM_THREADS",         "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES",
                                         "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF", "SLURM_JOB_ID",        "TZ"};
 
-std::string manifest_text(const Recipe& recipe, const std::string& version) {
+std::string manifest_text(const Recipe& recipe, const std::string& version, int64_t world) {
   Json manifest = {{"fusion", version}, {"name", recipe.name}, {"config_digest", recipe.digest}, {"config_sha256", sha256_text(recipe.text)}};
   for (const auto& [name, value] : runtime_facts()) manifest["runtime"][name] = value;
+  manifest["runtime"]["processes"] = std::to_string(world);
   for (const Stage& stage : recipe.stages)
     manifest["seeds"][stage.name] = {{"model", stage.config.model.seed}, {"data", stage.config.data.seed}, {"train", stage.config.train.seed}};
   manifest["environment"] = Json::object();
@@ -55,9 +56,18 @@ void check_same_run(const fs::path& manifest_file, const Recipe& recipe, const s
 
 }  // namespace
 
-RunFolder::RunFolder(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version) : recipe_(recipe) {
+RunFolder::RunFolder(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, Communicator& comm)
+    : recipe_(recipe) {
   const Config& config = recipe.stages.front().config;
   path_ = config.run.dir.empty() ? fs::path("runs") / (recipe.name + "-" + recipe.digest) : fs::path(config.run.dir);
+  together(comm, "run folder", [&] {
+    if (comm.rank() == 0) open(overrides, version, comm.world());
+    return "";
+  });
+}
+
+void RunFolder::open(const std::vector<std::string>& overrides, const std::string& version, int64_t world) {
+  const Config& config = recipe_.stages.front().config;
   make_directories(path_);
   lock_ = std::make_unique<FileLock>(path_ / "lock");
   const fs::path manifest_file = path_ / kManifest;
@@ -65,16 +75,16 @@ RunFolder::RunFolder(const Recipe& recipe, const std::vector<std::string>& overr
   FUSION_CHECK(!used || config.checkpoint.resume != "never",
                "run: {} holds a run and checkpoint.resume is never; take another run.dir or remove the folder", path_.string());
 
-  const std::string manifest = manifest_text(recipe, version);
+  const std::string manifest = manifest_text(recipe_, version, world);
   if (used) {
-    check_same_run(manifest_file, recipe, manifest);
+    check_same_run(manifest_file, recipe_, manifest);
     return;
   }
   std::string list;
   for (const std::string& override : overrides) list += "- " + dump_json(Json(override), -1) + "\n";
-  write_file(path_ / "resolved.yaml", recipe.text);
+  write_file(path_ / "resolved.yaml", recipe_.text);
   write_file(path_ / "overrides.yaml", list.empty() ? "[]\n" : list);
-  write_file(path_ / "origin.yaml", print_recipe(recipe, PrintStyle::origin));
+  write_file(path_ / "origin.yaml", print_recipe(recipe_, PrintStyle::origin));
   write_file(manifest_file, manifest);
 }
 

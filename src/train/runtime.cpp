@@ -23,13 +23,13 @@ int available_cores() {
 
 }  // namespace
 
-c10::Device setup_runtime(const RuntimeConfig& config) {
+c10::Device setup_runtime(const RuntimeConfig& config, int64_t local_rank, int64_t local_world) {
   // With several threads MKL promises the same bits in every run only in this mode (a few percent slower); it is read at the first product.
   if (config.lanes == 1) setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
-  at::set_num_threads(config.threads > 0 ? static_cast<int>(config.threads) : available_cores());
+  at::set_num_threads(config.threads > 0 ? static_cast<int>(config.threads) : std::max(1, available_cores() / static_cast<int>(local_world)));
 
   if (config.device == Device::cpu) return c10::kCPU;
-  if (at::hasCUDA()) return c10::Device(c10::kCUDA, 0);
+  if (at::hasCUDA()) return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
   FUSION_CHECK(config.device == Device::automatic,
                "runtime: runtime.device is cuda, but this machine or this build has no usable GPU; set runtime.device=cpu");
   return c10::kCPU;

@@ -18,8 +18,9 @@ int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64
   return card.query_lens[stream.below(card.query_lens.size())];
 }
 
-StepEngine::StepEngine(const FusionModel& model, AdamW& optimizer, const Schedule& schedule, const Config& config, Communicator& comm)
-    : model_(model), optimizer_(optimizer), schedule_(schedule), config_(config), comm_(comm) {
+StepEngine::StepEngine(const FusionModel& model, Sharding& sharding, AdamW& optimizer, const Schedule& schedule, const Config& config,
+                       Communicator& comm)
+    : model_(model), sharding_(sharding), optimizer_(optimizer), schedule_(schedule), config_(config), comm_(comm) {
   averages_ = at::zeros({4}, at::TensorOptions().dtype(at::kDouble).device(model.parameters().device()));
 }
 
@@ -48,22 +49,27 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   if (global.ce > 0) {
     GradientTurns turns(static_cast<int64_t>(micros.size()));
     std::vector<LossSums> sums(micros.size());
+    sharding_.begin_step(static_cast<int64_t>(micros.size()));
     run_lanes(averages_.is_cpu() ? config_.runtime.lanes : 1, static_cast<int64_t>(micros.size()), [&](int64_t m) {
-      MicroGradients gradients(turns, m);
+      sharding_.begin_micro(m);
+      MicroGradients gradients(turns, m, sharding_);
       const Batch batch = std::move(micros[m]);
       sums[m] = accumulate(gradients, batch, contexts[m], counts[m], weights[m]);
+      sharding_.end_micro();
     });
+    sharding_.end_step();
     for (size_t m = 0; m < micros.size(); ++m) add_averages(sums[m], weights[m]);
   }
   averages_.narrow(0, 3, 1).fill_(static_cast<double>(ids.size()));
 
   // 3. Guard and update. Loss and norm are the same numbers on all ranks, and so is the decision.
   finish_losses(report);
-  report.grad_norm = optimizer_.gradient_norm();
+  report.grad_norm = std::sqrt(sharding_.sum_over_parts(optimizer_.gradient_squares()));
   report.finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
   report.updated = report.finite && global.ce > 0;
   if (report.updated) {
     optimizer_.update(report.lr_factor, report.grad_norm);
+    sharding_.publish();
   } else {
     optimizer_.drop_gradients();
     if (!report.finite) report.ids = std::move(ids);

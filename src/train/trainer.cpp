@@ -5,6 +5,7 @@
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
 #include "fusion/train/runtime.h"
+#include "fusion/train/snapshot.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -18,18 +19,22 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 constexpr int64_t kFailedSaves = 3;  // in a row, before the run ends
 
-/// What all ranks heard: the strongest stop request of any, and whether any was asked for a checkpoint.
-struct Requests {
-  signals::Request stop;
-  bool save;
+/// What all ranks heard or have to say after a step.
+struct News {
+  signals::Request stop;  // the strongest stop request of any
+  bool save;              // any was asked for a checkpoint
+  bool rejected;          // any had to reject a sample
+  bool saving;            // any is still writing a checkpoint
 };
-Requests agree(Communicator& comm) {
-  at::Tensor flags = at::zeros({2}, at::kLong);
+News agree(Communicator& comm, bool rejected, bool saving) {
+  at::Tensor flags = at::zeros({4}, at::kLong);
   int64_t* flag = flags.data_ptr<int64_t>();
   flag[0] = static_cast<int64_t>(signals::stop_request());
   flag[1] = signals::take_save_request();
+  flag[2] = rejected;
+  flag[3] = saving;
   comm.all_reduce(flags, ReduceOp::max, "signals");
-  return {static_cast<signals::Request>(flag[0]), flag[1] != 0};
+  return {static_cast<signals::Request>(flag[0]), flag[1] != 0, flag[2] != 0, flag[3] != 0};
 }
 
 /// Micro-batches of a rank as places in the order of their epoch; keeps the order of the epoch that is being dealt.
@@ -50,8 +55,9 @@ Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> m
 
 }  // namespace
 
-Trainer::Trainer(const StageJob& job, Communicator& comm) : job_(job), config_(job.config), comm_(comm) {
-  make_directories(job.folder.root);
+Trainer::Trainer(const StageJob& job, Processes& processes)
+    : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
+  if (processes.first()) make_directories(job.folder.root);
   build_data();
   build_model();
   check_space();
@@ -77,32 +83,50 @@ void Trainer::build_model() {
   options.dtype = config_.train.dtype == ComputeDtype::bf16 ? at::kBFloat16 : at::kFloat;
   options.recompute = config_.train.recompute;
   options.skip_text_only_vision = config_.data.text_only_vision == TextOnlyVision::skip;
+  options.allocate = false;  // the sharding decides what this process holds
   model_ = std::make_unique<FusionModel>(stage_model(config_, job_.origins, *tokenizer_), options);
   rules_ = apply_rules(model_->parameters(), config_.train, config_.optimizer);
+  FUSION_CHECK(comm_.world() == 1 || !model_->config().decoder.tie_word_embeddings || config_.train.zero < 2,
+               "config: train.zero ({}) above 1 needs decoder.tie_word_embeddings=false over several processes", config_.train.zero);
+  const Processes::Groups groups = processes_.groups(config_.train.zero == 0 ? ShardGroup::all : config_.train.shard_group);
+  const ShardingOptions sharding{config_.train.zero, config_.train.reduce_dtype == ComputeDtype::bf16 ? at::kBFloat16 : at::kFloat,
+                                 config_.train.accumulate == Accumulate::whole};
+  sharding_ = std::make_unique<Sharding>(model_->parameters(), model_->forward_order(), sharding, *groups.shard, groups.replicas);
   optimizer_ = std::make_unique<AdamW>(model_->parameters(), rules_, config_.optimizer);
-  engine_ = std::make_unique<StepEngine>(*model_, *optimizer_, *schedule_, config_, comm_);
+  engine_ = std::make_unique<StepEngine>(*model_, *sharding_, *optimizer_, *schedule_, config_, comm_);
+  writer_ = std::make_unique<CheckpointWriter>(job_.folder.checkpoints(), comm_);
 }
 
 void Trainer::check_space() const {
   uint64_t needed = 0;
-  for (const Parameter& parameter : model_->parameters().all()) needed += parameter.master.nbytes();
-  for (const auto& [name, tensor] : optimizer_->state()) needed += tensor.nbytes();
+  for (const ParameterRule& rule : rules_) needed += static_cast<uint64_t>(rule.parameter->numel()) * (rule.trains() ? 3 : 1) * sizeof(float);
+  if (!processes_.first()) return;
   const uint64_t free = free_bytes(job_.folder.root);
   if (free < needed)
     fail(ExitCode::io, "train: {} has {} MB left, but one checkpoint needs {} MB; free some space or take another run.dir", job_.folder.root.string(),
          free >> 20, (needed >> 20) + 1);
 }
 
+/// The first process searches, which reads all of a checkpoint; the others open what it found.
+std::optional<LoadedCheckpoint> Trainer::find_checkpoint(const std::function<std::optional<LoadedCheckpoint>()>& search) {
+  std::optional<LoadedCheckpoint> found;
+  const auto folder = together(comm_, "newest checkpoint", [&] {
+    if (processes_.first()) found = search();
+    return found ? found->folder().string() : "";
+  })[0];
+  if (!found && !folder.empty()) found.emplace(folder);
+  return found;
+}
+
 void Trainer::start_or_resume() {
-  if (const auto checkpoint = newest_checkpoint(job_.folder.checkpoints(), digests())) {
+  if (const auto checkpoint = find_checkpoint([&] { return newest_checkpoint(job_.folder.checkpoints(), digests()); })) {
     const std::string where = checkpoint->folder().string();
     state_ = TrainState::from_json(checkpoint->state(), where + "/state.json");
-    assign_weights(*model_, checkpoint->model());
-    for (auto& [name, tensor] : optimizer_->state()) tensor.copy_(checkpoint->optimizer(name));
+    restore(*model_, *optimizer_, *checkpoint);
     optimizer_->set_updates(state_.updates);
     log::info("{}: resuming from {}", job_.title, where);
   } else if (job_.previous) {
-    const auto start = newest_checkpoint(job_.previous->checkpoints());
+    const auto start = find_checkpoint([&] { return newest_checkpoint(job_.previous->checkpoints()); });
     if (!start) fail(ExitCode::checkpoint, "train: {} has no checkpoint to start {} from", job_.previous->root.string(), job_.title);
     assign_weights(*model_, start->model());
     log::info("{}: starting from the weights of {}", job_.title, start->folder().string());
@@ -113,14 +137,17 @@ void Trainer::start_or_resume() {
     model_->parameters().initialize(static_cast<uint64_t>(config_.model.seed));
     log::info("{}: random start, seed {}", job_.title, config_.model.seed);
   }
+  sharding_->publish();
 }
 
 void Trainer::open_outputs() {
-  ledger_ = std::make_unique<Ledger>(job_.folder.ledger(), static_cast<int64_t>(state_.ledger_bytes));
-  auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, part_rates(rules_), job_.device);
-  metrics_ = metrics.get();
-  observers_.push_back(std::move(metrics));
-  observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
+  if (processes_.first()) {
+    ledger_ = std::make_unique<Ledger>(job_.folder.ledger(), static_cast<int64_t>(state_.ledger_bytes));
+    auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, part_rates(rules_), job_.device);
+    metrics_ = metrics.get();
+    observers_.push_back(std::move(metrics));
+    observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
+  }
 
   const OrderOptions order{config_.data.group, config_.data.shuffle, config_.data.seed, config_.train.micro_batch, plan_->micros() * comm_.world()};
   const Loader::Options options{stage_samples(config_.data, model_->config()), config_.data.workers, config_.data.prefetch};
@@ -141,13 +168,15 @@ ExitCode Trainer::run() {
     for (const auto& observer : observers_) observer->after_step(state_, report);
     guard(report);
 
-    const Requests requests = agree(comm_);
-    if (requests.stop != signals::Request::none) {
+    const News news = agree(comm_, !rejected_.empty(), writer_->under_way() && !writer_->written());
+    if (news.rejected) settle_rejections();
+    if (writer_->under_way() && !news.saving) try_to_save([&] { commit_save(); });
+    if (news.stop != signals::Request::none) {
       save();
       log::warn("{}: stopped after step {}; the same command goes on from there", job_.title, state_.step);
-      return signals::exit_code(requests.stop);
+      return signals::exit_code(news.stop);
     }
-    periodic(requests.save);
+    periodic(news.save);
   }
   finish();
   return ExitCode::done;
@@ -156,20 +185,35 @@ ExitCode Trainer::run() {
 std::vector<Batch> Trainer::next_batches(double& waited) {
   std::vector<Batch> batches;
   const auto start = Clock::now();
-  const int64_t epoch = plan_->epoch(state_.step);
   for (int64_t m = 0; m < plan_->micros(); ++m) {
     auto loaded = loader_->next();
     if (!loaded) fail(ExitCode::failure, "train: the loader ended before step {}", state_.step);
-    for (const Rejection& rejection : loaded->rejected) {
-      ledger_->append(rejection, epoch);
-      if (config_.data.bad_samples == BadSamples::error)
-        fail(ExitCode::data, "data: {}: sample '{}': {}. Repair it, or set data.bad_samples=skip", rejection.where, rejection.id, rejection.reason);
-    }
+    rejected_.insert(rejected_.end(), loaded->rejected.begin(), loaded->rejected.end());
     batches.push_back(std::move(loaded->batch));
   }
-  ledger_->check_budget(epoch, plan_->samples(), config_.data.bad_sample_budget);
   waited = seconds_since(start);
   return batches;
+}
+
+/// Writes the rejections of all processes into the ledger, in their order, and ends the run on all of them where the config says so.
+void Trainer::settle_rejections() {
+  const int64_t epoch = plan_->epoch(state_.step - 1);
+  Json lines = Json::array();
+  for (const Rejection& rejection : rejected_) lines.push_back(to_json(rejection));
+  rejected_.clear();
+  const auto all = comm_.gather_texts(dump_json(lines, -1), "rejected samples");
+  together(comm_, "ledger", [&] {
+    if (!processes_.first()) return "";
+    std::optional<Rejection> last;
+    for (const std::string& text : all) {
+      const Json list = parse_json(text, "rejections");  // kept alive while its items are walked
+      for (const Json& line : list) ledger_->append(last.emplace(rejection_from_json(line)), epoch);
+    }
+    if (config_.data.bad_samples == BadSamples::error)
+      fail(ExitCode::data, "data: {}: sample '{}': {}. Repair it, or set data.bad_samples=skip", last->where, last->id, last->reason);
+    ledger_->check_budget(epoch, plan_->samples(), config_.data.bad_sample_budget);
+    return "";
+  });
 }
 
 StepReport Trainer::train_step() {
@@ -197,7 +241,12 @@ void Trainer::guard(const StepReport& report) const {
 void Trainer::periodic(bool save_now) {
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0 && state_.step < plan_->steps(); };
   if (due(config_.train.eval_every)) evaluate();
-  if (due(config_.checkpoint.every) || save_now) try_to_save();
+  if (due(config_.checkpoint.every) || save_now)
+    try_to_save([&] {
+      if (writer_->under_way()) commit_save();  // the one before is waited for
+      begin_save(config_.checkpoint.background);
+      if (!config_.checkpoint.background) commit_save();
+    });
 }
 
 Json Trainer::evaluate() {
@@ -208,6 +257,8 @@ Json Trainer::evaluate() {
   options.samples = config_.data.eval_samples;
   options.workers = config_.data.workers;
   options.title = job_.title + " evaluation";
+  options.comm = &comm_;
+  sharding_->gather_values();
   const Json figures = fusion::evaluate(*model_, held_out_, encoder_, options).to_json();
   for (const auto& observer : observers_) observer->after_evaluation(state_, figures);
   return figures;
@@ -215,29 +266,43 @@ Json Trainer::evaluate() {
 
 Digests Trainer::digests() const { return {{"config", job_.config_digest}, {"tokenizer", tokenizer_->digest()}, {"data", mixture_->digest()}}; }
 
-void Trainer::save() {
-  ledger_->sync();
-  state_.ledger_bytes = ledger_->bytes();
-  state_.metrics_bytes = metrics_->sync();
-  CheckpointContent content;
-  for (const Parameter& parameter : model_->parameters().all()) content.model.push_back({parameter.name, parameter.master.detach()});
-  for (const auto& [name, tensor] : optimizer_->state()) content.optimizer.push_back({name, tensor});
+CheckpointContent Trainer::content() {
+  CheckpointContent content = snapshot(model_->parameters(), rules_, *optimizer_, *sharding_, comm_);
   content.state = state_.to_json();
   // A checkpoint is a model folder too: `fusion generate` and `fusion eval` use it while the run goes on.
-  content.add_files = [this](const fs::path& folder) {
-    write_model_files(folder, stage_folder_config(*model_, config_, encoder_->stop_ids()), *tokenizer_);
+  content.add_files = [config = stage_folder_config(*model_, config_, encoder_->stop_ids()), tokenizer = tokenizer_](const fs::path& folder) {
+    write_model_files(folder, config, *tokenizer);
   };
-  save_checkpoint(job_.folder.checkpoints(), state_.step, content, digests());
-  prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
+  return content;
+}
+
+void Trainer::begin_save(bool background) {
+  if (processes_.first()) {
+    ledger_->sync();
+    state_.ledger_bytes = ledger_->bytes();
+    state_.metrics_bytes = metrics_->sync();
+  }
+  writer_->begin(state_.step, content(), digests(), background);
+}
+
+void Trainer::commit_save() {
+  writer_->commit();
+  if (processes_.first()) prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
   failed_saves_ = 0;
 }
 
-void Trainer::try_to_save() {
+void Trainer::save() {
+  if (writer_->under_way()) try_to_save([&] { commit_save(); });
+  begin_save(false);
+  commit_save();
+}
+
+void Trainer::try_to_save(const std::function<void()>& part) {
   try {
-    save();
+    part();
   } catch (const Error& error) {
     if (error.code() != ExitCode::io || ++failed_saves_ >= kFailedSaves) throw;
-    log::warn("{}. Training goes on; the next checkpoint is tried at the next interval", error.what());
+    if (processes_.first()) log::warn("{}. Training goes on; the next checkpoint is tried at the next interval", error.what());
   }
 }
 
@@ -246,11 +311,21 @@ void Trainer::finish() {
     state_.evaluation = evaluate();
     save();
   }
-  if (config_.checkpoint.export_model)
-    export_folder(job_.folder.export_folder(), *model_, stage_folder_config(*model_, config_, encoder_->stop_ids()), *tokenizer_);
-  write_file(job_.folder.finished(),
-             dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));
+  together(comm_, "end of stage", [&] {
+    if (!processes_.first()) return "";
+    if (config_.checkpoint.export_model) export_model();
+    write_file(job_.folder.finished(),
+               dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));
+    return "";
+  });
   log::info("{}: finished after {} steps, {} samples", job_.title, state_.step, state_.samples);
+}
+
+/// From the checkpoint on disk: no process need hold the whole model.
+void Trainer::export_model() {
+  const auto checkpoint = newest_checkpoint(job_.folder.checkpoints(), digests());
+  if (!checkpoint) fail(ExitCode::checkpoint, "train: {} has no checkpoint to export", job_.folder.root.string());
+  export_folder(job_.folder.export_folder(), *model_, checkpoint->model(), stage_folder_config(*model_, config_, encoder_->stop_ids()), *tokenizer_);
 }
 
 }  // namespace fusion

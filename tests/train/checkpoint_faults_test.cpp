@@ -60,8 +60,8 @@ int64_t checked_newest(const fs::path& folder) {
   const auto found = newest_checkpoint(folder, kDigests);
   if (!found) return -1;
   EXPECT_EQ(found->state(), content_of(found->step()).state);
-  EXPECT_TRUE(at::equal(found->model().tensor("w"), content_of(found->step()).model[0].value));
-  EXPECT_TRUE(at::equal(found->optimizer("w.exp_avg"), content_of(found->step()).optimizer[0].value));
+  EXPECT_TRUE(at::equal(found->model().tensor("w"), content_of(found->step()).model[0].elements));
+  EXPECT_TRUE(at::equal(found->optimizer("w.exp_avg"), content_of(found->step()).optimizer[0].elements));
   return found->step();
 }
 

@@ -134,7 +134,7 @@ TEST(AdamW, StateHoldsBothMomentsOfWhatTrains) {
   train.rules = {{"lm_head.*", false, -1, -1}};
   const AdamW optimizer(toy.store, apply_rules(toy.store, train, settings()), settings());
   std::vector<std::string> names;
-  for (const auto& [name, tensor] : optimizer.state()) names.push_back(name);
+  for (const AdamW::Moment& moment : optimizer.state()) names.push_back(moment.name());
   EXPECT_EQ(names.size(), 4u);
   EXPECT_EQ(names[0], "model.layers.0.mlp.down_proj.weight.exp_avg");
   EXPECT_EQ(names[1], "model.layers.0.mlp.down_proj.weight.exp_avg_sq");

@@ -30,9 +30,11 @@ struct Rig {
     config.schedule.warmup_ratio = 0;
     model = std::make_unique<FusionModel>(model_config, ModelOptions{});
     model->parameters().initialize(3);
-    optimizer = std::make_unique<AdamW>(model->parameters(), apply_rules(model->parameters(), config.train, config.optimizer), config.optimizer);
+    const auto rules = apply_rules(model->parameters(), config.train, config.optimizer);
+    sharding = std::make_unique<Sharding>(model->parameters(), model->forward_order(), ShardingOptions{}, comm, nullptr);
+    optimizer = std::make_unique<AdamW>(model->parameters(), rules, config.optimizer);
     schedule = std::make_unique<Schedule>(config.schedule, 100);
-    engine = std::make_unique<StepEngine>(*model, *optimizer, *schedule, config, comm);
+    engine = std::make_unique<StepEngine>(*model, *sharding, *optimizer, *schedule, config, comm);
   }
 
   std::vector<at::Tensor> weights() const {
@@ -44,6 +46,7 @@ struct Rig {
   Config config;
   SingleProcess comm;
   std::unique_ptr<FusionModel> model;
+  std::unique_ptr<Sharding> sharding;
   std::unique_ptr<AdamW> optimizer;
   std::unique_ptr<Schedule> schedule;
   std::unique_ptr<StepEngine> engine;
@@ -81,10 +84,10 @@ TEST(Step, GradientsOfBothSplitsAgree) {
   whole.engine->run(0, {test::join(four_samples())});
   split.engine->run(0, four_samples());
   for (size_t i = 0; i < whole.optimizer->state().size(); i += 2) {
-    const auto& [name, x] = whole.optimizer->state()[i];
-    const at::Tensor y = split.optimizer->state()[i].second;
+    const AdamW::Moment moment = whole.optimizer->state()[i];
+    const at::Tensor x = moment.value, y = split.optimizer->state()[i].value;
     const double norm = at::linalg_vector_norm(x).item<double>();
-    EXPECT_LE(at::linalg_vector_norm(x - y).item<double>(), 1e-5 * norm + 1e-9) << name;
+    EXPECT_LE(at::linalg_vector_norm(x - y).item<double>(), 1e-5 * norm + 1e-9) << moment.name();
   }
 }
 
@@ -125,9 +128,12 @@ TEST(Lanes, RunEachMicroBatchOnceAndRethrowAFailure) {
     // The others wait for the one that fails; none may wait for ever.
     GradientTurns turns(20);
     const Unit unit{"unit", {}};
+    SingleProcess alone;
+    ParameterStore store(at::kCPU, at::kFloat);
+    Sharding sharding(store, {}, {}, alone, nullptr);
     EXPECT_THROW(run_lanes(lanes, 20,
                            [&](int64_t m) {
-                             MicroGradients gradients(turns, m);
+                             MicroGradients gradients(turns, m, sharding);
                              if (m == 7) fail(ExitCode::failure, "no memory");
                              gradients.gradients_complete(unit);
                            }),
@@ -173,7 +179,7 @@ TEST(Step, NonFiniteValuesLeaveEverythingAsItWas) {
     Rig run;
     run.engine->run(0, four_samples());
     const auto clean = run.weights();
-    const auto moments = run.optimizer->state()[0].second.clone();
+    const auto moments = run.optimizer->state()[0].value.clone();
     Parameter* head = run.model->parameters().find("lm_head.weight");
     const at::Tensor saved = head->master.detach().clone();
     head->master.detach().view({-1}).narrow(0, 5, 1).fill_(bad);
@@ -184,7 +190,7 @@ TEST(Step, NonFiniteValuesLeaveEverythingAsItWas) {
     EXPECT_FALSE(report.updated);
     EXPECT_THAT(report.ids, testing::ElementsAre("sample-1", "sample-2", "sample-5", "sample-3"));
     for (size_t i = 0; i < poisoned.size(); ++i) EXPECT_EQ(memcmp(poisoned[i].data_ptr(), run.weights()[i].data_ptr(), poisoned[i].nbytes()), 0);
-    EXPECT_TRUE(at::equal(moments, run.optimizer->state()[0].second));
+    EXPECT_TRUE(at::equal(moments, run.optimizer->state()[0].value));
     EXPECT_EQ(run.optimizer->updates(), 1);
 
     // No trace of the bad step: with the weight repaired the next one is that of a run without it.
@@ -200,7 +206,10 @@ TEST(Step, NonFiniteValuesLeaveEverythingAsItWas) {
 /// Stands for this process and others whose counts are known.
 class WithOthers : public SingleProcess {
  public:
-  void all_reduce(at::Tensor& flat, ReduceOp, const Call&) override { flat.add_(100); }
+  Pending start_all_reduce(at::Tensor flat, ReduceOp, std::string) override {
+    flat.add_(100);
+    return {};
+  }
 };
 
 TEST(LossWeights, CountsOfAllRanksDecide) {

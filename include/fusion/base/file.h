@@ -38,6 +38,21 @@ class MappedFile {
   uint64_t size_ = 0;
 };
 
+/// SHA-256 of bytes that come in pieces.
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(Sha256&&) noexcept;
+  void update(std::span<const std::byte> bytes);
+  /// Hex, of all bytes so far.
+  std::string hex() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 /// no: the file is whole whenever it is seen, yet a power failure may lose it. For files that can be made again.
 enum class Sync { yes, no };
 
@@ -58,11 +73,28 @@ class AtomicFile {
   void commit(Sync sync = Sync::yes);
 
  private:
-  struct Digest;
   fs::path target_, temporary_;
   int fd_ = -1;
   uint64_t size_ = 0;
-  std::unique_ptr<Digest> digest_;
+  Sha256 digest_;
+};
+
+/// A file of known size whose parts several processes write at their places. It counts only once something else says that it is whole.
+class SharedFile {
+ public:
+  /// Makes the file (exclusively, mode 0600) with room for `size` bytes; a full disk shows here.
+  static void create(const fs::path& path, uint64_t size);
+  explicit SharedFile(const fs::path& path);
+  ~SharedFile();
+  SharedFile(const SharedFile&) = delete;
+  SharedFile& operator=(const SharedFile&) = delete;
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);
+  /// Makes what was written durable.
+  void sync();
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
 };
 
 /// Writes `text` as a whole through AtomicFile.
@@ -92,8 +124,9 @@ void sync_directory(const fs::path& path);
 /// rename(2), then fsync of the parent folder.
 void rename_durably(const fs::path& from, const fs::path& to);
 void remove_tree(const fs::path& path);  // no error when it is not there
-/// Hex SHA-256 of a file's content or of a text.
+/// Hex SHA-256 of a file's content, of its bytes [begin, end), or of a text.
 std::string sha256_file(const fs::path& path);
+std::string sha256_file(const fs::path& path, uint64_t begin, uint64_t end);
 std::string sha256_text(std::string_view text);
 uint64_t free_bytes(const fs::path& path);
 

@@ -20,6 +20,8 @@ FUSION_ENUM(Recompute, none, full)
 FUSION_ENUM(ComputeDtype, fp32, bf16)
 FUSION_ENUM(NonFinite, abort, skip)
 FUSION_ENUM(Device, automatic, cpu, cuda)
+FUSION_ENUM(ShardGroup, all, node)
+FUSION_ENUM(Accumulate, part, whole)
 
 struct StartConfig {
   Profile profile = Profile::released;
@@ -126,7 +128,10 @@ struct RecomputeConfig {
 
 struct TrainConfig {
   int64_t epochs = 1, max_steps = 0, global_batch = 128, micro_batch = 2, seed = 0, eval_every = 0, max_skips = 10;
-  ComputeDtype dtype = ComputeDtype::bf16;
+  int64_t zero = 0;
+  ComputeDtype dtype = ComputeDtype::bf16, reduce_dtype = ComputeDtype::fp32;
+  ShardGroup shard_group = ShardGroup::all;
+  Accumulate accumulate = Accumulate::part;
   NonFinite non_finite = NonFinite::abort;
   RecomputeConfig recompute;
   std::vector<RuleConfig> rules;
@@ -139,6 +144,11 @@ struct TrainConfig {
     v("micro_batch", micro_batch, "Samples per forward pass of one process; must divide global_batch / processes.", v.positive());
     v("seed", seed, "Seed of the draws during training (number of latents).", v.at_least(0));
     v("dtype", dtype, "Compute type; master weights, gradients and optimizer are always fp32.");
+    v("zero", zero, "What processes share out: 0 nothing, 1 optimizer and masters, 2 gradients too, 3 weights too.", v.between(0, 3));
+    v("shard_group", shard_group, "Processes that share one copy of the model: all, or those of a node, with a copy per node.");
+    v("reduce_dtype", reduce_dtype, "Type of gradients on their way between processes; sums are taken in fp32.");
+    v("accumulate", accumulate,
+      "With zero 2 or 3 and several micro-batches: part reduces after each of them, whole once per step (less traffic, memory of all gradients).");
     v("recompute", recompute, "Activation recompute by component.");
     v("rules", rules, "Freezing and learning rates by parameter name; the last matching rule decides.");
     v("non_finite", non_finite, "Non-finite loss or gradient: abort, or skip the update.");
@@ -150,7 +160,7 @@ struct TrainConfig {
 struct CheckpointConfig {
   int64_t every = 1000, keep = 2;
   std::string resume = "auto";
-  bool export_model = true;
+  bool export_model = true, background = true;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -158,6 +168,7 @@ struct CheckpointConfig {
     v("keep", keep, "Verified checkpoints kept per stage, at least 2.", v.at_least(2));
     v("resume", resume, "auto continues the run folder's newest verified checkpoint, never starts anew and refuses a used folder.",
       v.one_of({"auto", "never"}));
+    v("background", background, "Write from a copy while training goes on; false = wait, and save the memory of the copy.");
     v("export", export_model, "Write a Hugging Face style folder at the end of each stage.");
   }
 };
@@ -176,6 +187,9 @@ struct LogConfig {
 struct RuntimeConfig {
   Device device = Device::automatic;
   int64_t threads = 0, lanes = 1;
+  double timeout = 60, start_timeout = 300;
+  std::string interface;
+  bool check_calls = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -184,6 +198,10 @@ struct RuntimeConfig {
     v("lanes", lanes,
       "Micro-batches of a step computed side by side on a CPU, one thread each: faster for small models, at that many times the activations.",
       v.positive());
+    v("timeout", timeout, "Seconds that a process waits for the others in one call before the run ends with code 77.", v.positive());
+    v("start_timeout", start_timeout, "The same while the processes find each other.", v.positive());
+    v("interface", interface, "Several nodes: name or address of the network interface; empty = the one that leads to the first node.");
+    v("check_calls", check_calls, "Compare every call between processes before it runs; slow, for finding a rank that goes astray.");
   }
 };
 

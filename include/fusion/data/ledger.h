@@ -1,11 +1,15 @@
 // The account of rejected samples: one JSON object per line, {dataset, id, position, epoch, reason, where} (docs/reliability.md R12).
 #pragma once
 
+#include "fusion/base/json.h"
 #include "fusion/data/loader.h"
 
 #include <map>
 
 namespace fusion {
+
+Json to_json(const Rejection& rejection);
+Rejection rejection_from_json(const Json& json);
 
 class Ledger {
  public:

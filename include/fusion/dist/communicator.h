@@ -3,23 +3,33 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <chrono>
-#include <string_view>
+#include <functional>
+#include <string>
+#include <vector>
 
 namespace fusion {
 
 enum class ReduceOp { sum, max };
 
-/// Names one call in error messages and bounds its wait; an expired wait is an Error with ExitCode::timeout that holds the name.
-struct Call {
-  std::string_view name;
-  std::chrono::milliseconds timeout{60'000};
+/// A collective under way: its tensors belong to the communicator until wait() has returned. wait() throws what went wrong.
+/// On a GPU wait() makes the current stream wait, not the host.
+class Pending {
+ public:
+  Pending() = default;
+  explicit Pending(std::function<void()> wait) : wait_(std::move(wait)) {}
+  void wait() {
+    if (wait_) std::exchange(wait_, nullptr)();
+  }
+  bool open() const { return static_cast<bool>(wait_); }
 
-  Call(const char* call_name) : name(call_name) {}  // NOLINT(google-explicit-constructor): all_reduce(counts, sum, "loss counts")
-  Call(std::string_view call_name, std::chrono::milliseconds limit) : name(call_name), timeout(limit) {}
+ private:
+  std::function<void()> wait_;
 };
 
-/// Tensors are flat (1-D, contiguous), of the same type and length on every rank. Results stand when a call returns.
+/// Tensors are flat (1-D, contiguous), of the same type and length on every rank. Each call has a name for messages. Sums are taken in the order of
+/// the ranks, in fp32 for bf16, so that they are the same bits on all ranks and in every run.
+/// Errors: ExitCode::timeout when a rank does not answer in time, ExitCode::requeue when one is gone; both name the call and that rank.
+/// After an error every later call fails with it.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -27,15 +37,27 @@ class Communicator {
   virtual int64_t world() const = 0;
 
   /// Every rank gets the elementwise sum or maximum, in place.
-  virtual void all_reduce(at::Tensor& flat, ReduceOp op, const Call& call) = 0;
-  /// out [world * n] gets the n elements of every rank, in rank order.
-  virtual void all_gather(at::Tensor& out, const at::Tensor& in, const Call& call) = 0;
+  virtual Pending start_all_reduce(at::Tensor flat, ReduceOp op, std::string name) = 0;
+  /// out [world * n] gets the n elements of every rank, in rank order. `in` may be this rank's own place in `out`.
+  virtual Pending start_all_gather(at::Tensor out, at::Tensor in, std::string name) = 0;
   /// out [n] gets this rank's part of the elementwise sum or maximum of in [world * n].
-  virtual void reduce_scatter(at::Tensor& out, const at::Tensor& in, ReduceOp op, const Call& call) = 0;
+  virtual Pending start_reduce_scatter(at::Tensor out, at::Tensor in, ReduceOp op, std::string name) = 0;
   /// Every rank gets root's elements, in place.
-  virtual void broadcast(at::Tensor& flat, int64_t root, const Call& call) = 0;
+  virtual Pending start_broadcast(at::Tensor flat, int64_t root, std::string name) = 0;
+
+  void all_reduce(const at::Tensor& flat, ReduceOp op, const std::string& name) { start_all_reduce(flat, op, name).wait(); }
+  void all_gather(const at::Tensor& out, const at::Tensor& in, const std::string& name) { start_all_gather(out, in, name).wait(); }
+  void reduce_scatter(const at::Tensor& out, const at::Tensor& in, ReduceOp op, const std::string& name) {
+    start_reduce_scatter(out, in, op, name).wait();
+  }
+  void broadcast(const at::Tensor& flat, int64_t root, const std::string& name) { start_broadcast(flat, root, name).wait(); }
   /// Returns when all ranks have called it.
-  virtual void barrier(const Call& call) = 0;
+  void barrier(const std::string& name);
+  /// Texts of all ranks, in rank order.
+  std::vector<std::string> gather_texts(const std::string& text, const std::string& name);
+
+  /// Bytes that this rank has sent to others so far.
+  virtual int64_t sent_bytes() const { return 0; }
 };
 
 /// One rank that goes through the same checks and copies, so that callers never ask how many there are.
@@ -43,19 +65,22 @@ class SingleProcess : public Communicator {
  public:
   int64_t rank() const override { return 0; }
   int64_t world() const override { return 1; }
-  void all_reduce(at::Tensor& flat, ReduceOp op, const Call& call) override;
-  void all_gather(at::Tensor& out, const at::Tensor& in, const Call& call) override;
-  void reduce_scatter(at::Tensor& out, const at::Tensor& in, ReduceOp op, const Call& call) override;
-  void broadcast(at::Tensor& flat, int64_t root, const Call& call) override;
-  void barrier(const Call& call) override;
+  Pending start_all_reduce(at::Tensor flat, ReduceOp op, std::string name) override;
+  Pending start_all_gather(at::Tensor out, at::Tensor in, std::string name) override;
+  Pending start_reduce_scatter(at::Tensor out, at::Tensor in, ReduceOp op, std::string name) override;
+  Pending start_broadcast(at::Tensor flat, int64_t root, std::string name) override;
 };
+
+/// Runs `work` on every rank and gives all ranks the results of all, in rank order. When it fails anywhere, all ranks throw: the rank itself what it
+/// met, the others the same message and code as the first that failed.
+std::vector<std::string> together(Communicator& comm, const std::string& name, const std::function<std::string()>& work);
 
 /// Contracts of the verbs, checked by every implementation before it talks: an Error with ExitCode::failure names the call.
 namespace verb {
-void check_flat(const at::Tensor& tensor, const Call& call);
+void check_flat(const at::Tensor& tensor, const std::string& name);
 /// `whole` has `world` times the elements of `part`, and both one type and device.
-void check_parts(const at::Tensor& whole, const at::Tensor& part, int64_t world, const Call& call);
-void check_root(int64_t root, int64_t world, const Call& call);
+void check_parts(const at::Tensor& whole, const at::Tensor& part, int64_t world, const std::string& name);
+void check_root(int64_t root, int64_t world, const std::string& name);
 }  // namespace verb
 
 }  // namespace fusion

@@ -3,6 +3,7 @@
 
 #include "fusion/base/json.h"
 #include "fusion/data/loader.h"
+#include "fusion/dist/communicator.h"
 #include "fusion/model/fusion_model.h"
 
 namespace fusion {
@@ -14,6 +15,7 @@ struct EvaluateOptions {
   int64_t samples = 0;         // first samples of the file that are used; 0 = all
   int64_t workers = 2;         // threads that prepare samples
   std::string title = "eval";  // of the progress bar
+  Communicator* comm = nullptr;  // its ranks share the file out and get the same figures; null = this process does all of it
 };
 
 struct Evaluation {

@@ -35,6 +35,8 @@ class Decoder {
   /// Token embeddings [n, D]; the row pad_token_id gets no gradient.
   at::Tensor embed(const std::vector<int64_t>& ids) const;
   Unit* embedding_unit() const { return embedding_unit_; }
+  /// One per layer, then the head's.
+  std::vector<Unit*> layer_units() const;
 
   DecoderRows rows(const Offsets& samples, at::Device device) const;
   /// All layers. `windows` undefined: no interaction layer runs. `wanted`: the rows that come back [n, D], null for all; what only the others

@@ -18,6 +18,7 @@ struct ModelOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // compute dtype
   bool masters = true;                // fp32 masters and gradients; false for inference
+  bool allocate = true;               // false: whoever shards the parameters gives them their memory
   RecomputeConfig recompute = {};
   bool skip_text_only_vision = false;  // data.text_only_vision=skip
 };
@@ -66,6 +67,9 @@ class FusionModel {
   const ModelConfig& config() const { return config_; }
   ParameterStore& parameters() { return store_; }
   const ParameterStore& parameters() const { return store_; }
+
+  /// The units in the order in which a forward pass first comes to them, whatever a batch holds; units that no pass reads are left out.
+  std::vector<Unit*> forward_order() const;
 
   /// Forward pass of a training or evaluation micro-batch. An empty batch gives no sums.
   LossSums losses(Tape& tape, const Batch& batch, const StepContext& step) const;

@@ -31,6 +31,9 @@ class Tower {
   /// The N rows of hs[0] that the t2v loss compares for one sequence (model.md 6).
   std::vector<int64_t> target_rows(const TowerLayout& layout, int64_t sequence) const;
 
+  /// Units that a forward pass reads, in its order.
+  std::vector<Unit*> units() const;
+
  private:
   at::Tensor patch_rows(const TowerLayout& layout, const at::Tensor& tiles) const;                       // [sequences, N, 3 p p]
   at::Tensor embed(const TowerLayout& layout, const at::Tensor& patches, const at::Tensor& text) const;  // hs[0]

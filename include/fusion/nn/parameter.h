@@ -24,13 +24,17 @@ struct Init {
 };
 
 /// One trainable tensor: fp32 master, the copy that forward passes read, and its fp32 gradient.
+/// A process may own a part of it only (train/sharding.h): then master and moments are the flat elements [begin, end), and so is the gradient once it
+/// is reduced.
 struct Parameter {
   std::string name;
   std::vector<int64_t> shape;
   Init init;
   at::Tensor master;  // fp32; undefined in a model made for inference in another dtype
-  at::Tensor value;   // compute dtype, a leaf; the master itself when the compute dtype is fp32
+  at::Tensor value;   // compute dtype, whole, a leaf; the master itself when the compute dtype is fp32 and all of it is owned
   at::Tensor grad;    // fp32; undefined while no backward has reached the parameter
+  int64_t begin = 0, end = 0;
+  bool sharded = false;  // the value is not made from the master by this process alone
   bool train = true;  // false: frozen
   bool used = true;   // false: in the file but in no forward pass (model.md 7); never has a gradient
 
@@ -41,6 +45,7 @@ struct Parameter {
 struct Unit {
   std::string name;
   std::vector<Parameter*> parameters;
+  bool reused = false;  // runs at several places of a forward pass; others run at one
 
   bool trains() const;
 };
@@ -69,7 +74,7 @@ class ParameterStore {
   void initialize(uint64_t seed);
   /// The number that initialize() gives one parameter, fp32 on the CPU; the store may be without memory.
   static at::Tensor start_value(const Parameter& parameter, uint64_t seed);
-  /// Sets one parameter from a tensor of its shape, any float dtype.
+  /// Sets one parameter, or the part of it that is owned here, from a tensor of its shape, any float dtype.
   void assign(Parameter& parameter, const at::Tensor& tensor);
   /// Masters to compute copies, after an update. Nothing to do in fp32.
   void refresh_values();

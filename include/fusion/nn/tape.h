@@ -21,6 +21,8 @@ class TapePolicy {
   virtual void release(const Unit&) {}
   /// Adds a gradient of one use of a parameter.
   virtual void accumulate(Parameter& parameter, at::Tensor gradient);
+  /// The forward pass is over.
+  virtual void begin_backward() {}
   /// All uses of the unit in this step have been walked back.
   virtual void gradients_complete(const Unit&) {}
 };

@@ -22,7 +22,7 @@ FolderConfig stage_folder_config(const FusionModel& model, const Config& config,
 /// config.json, generation_config.json and tokenizer files, which make a folder with weights a model folder.
 void write_model_files(const fs::path& folder, const FolderConfig& config, const Tokenizer& tokenizer);
 
-/// Writes the Hugging Face style folder of a model: config, weights in its torch_dtype, tokenizer files.
-void export_folder(const fs::path& folder, const FusionModel& model, const FolderConfig& config, const Tokenizer& tokenizer);
+/// Writes the Hugging Face style folder of a model: config, weights in its torch_dtype, tokenizer files. `weights` are those of a checkpoint.
+void export_folder(const fs::path& folder, const FusionModel& model, const Weights& weights, const FolderConfig& config, const Tokenizer& tokenizer);
 
 }  // namespace fusion

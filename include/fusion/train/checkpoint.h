@@ -1,7 +1,8 @@
 // Checkpoints that survive a kill at any moment: files first, manifest last, digests checked before use (docs/architecture.md 6.5).
 //
 // <checkpoints>/step-00001000/
-//   model.safetensors, or shards with their index     fp32 masters, official names
+//   model.safetensors, or shards with their index     fp32 masters, official names. All ranks write their parts into the same files, which
+//                                                     therefore do not depend on their number or on train.zero
 //   optimizer.safetensors, or shards                  "<name>.exp_avg", "<name>.exp_avg_sq"
 //   state.json  and what CheckpointContent::add_files leaves (config.json, tokenizer files, resolved.yaml)
 //   manifest.json                                     written last: names, sizes and SHA-256 of all files, step, digests, its own SHA-256
@@ -9,32 +10,75 @@
 #pragma once
 
 #include "fusion/base/json.h"
+#include "fusion/dist/communicator.h"
 #include "fusion/model/io/weights.h"
 
+#include <atomic>
+#include <exception>
 #include <functional>
 #include <optional>
+#include <thread>
 
 namespace fusion {
 
-struct NamedTensor {
-  std::string name;
-  at::Tensor value;
+/// A tensor of a checkpoint and the flat elements of it that this rank writes; they may be none.
+struct TensorPart {
+  TensorPart(std::string name, const at::Tensor& whole);
+  TensorPart(TensorSpec tensor, int64_t first, const at::Tensor& some);
+
+  TensorSpec spec;
+  int64_t begin = 0;
+  at::Tensor elements;  // 1-D
 };
 
 struct CheckpointContent {
-  std::vector<NamedTensor> model, optimizer;
-  Json state;  // step, stage, data position, sizes of ledger and metrics, seeds, thread count
-  /// Writes further files into the given folder, plain files only; may be empty. The manifest covers them.
+  /// All tensors of the checkpoint, the same list on every rank; together the ranks hold each element once.
+  std::vector<TensorPart> model, optimizer;
+  Json state;  // step, stage, data position, sizes of ledger and metrics, seeds, thread count. Rank 0's counts
+  /// Writes further files into the given folder, plain files only; may be empty. The manifest covers them. Only rank 0's is called.
   std::function<void(const fs::path& folder)> add_files;
 };
 
 /// What a checkpoint belongs to: "config", "model", "tokenizer", "data" -> digest. All must be equal on resume.
 using Digests = std::map<std::string, std::string>;
 
-/// Writes step-<step>/ and the hint `latest`. Returns only when all of it is durable. A finished checkpoint of that step is left as it is when it
-/// verifies (the state is a function of the step), else replaced. On any error the unfinished folder is removed and the error passed on:
-/// ExitCode::io for a full disk (also checked before the first byte is written), after which the caller may go on and try again later.
-/// One save at a time.
+/// A save by all ranks: each calls begin() and then, when written() is true on all of them, commit(). Between the two the run may go on.
+/// A finished checkpoint of that step is left as it is when it verifies (the state is a function of the step), else replaced.
+/// On any rank's error the unfinished folder is removed and all ranks throw: ExitCode::io for a full disk (room is taken before the first tensor
+/// is written), after which the caller may go on and try again later. One save at a time.
+class CheckpointWriter {
+ public:
+  /// Both must outlive the writer; only begin() and commit() talk to other ranks.
+  CheckpointWriter(fs::path checkpoints, Communicator& comm);
+  ~CheckpointWriter();
+
+  /// Makes the unfinished folder and writes this rank's parts, in the background from a copy when `background` is set.
+  void begin(int64_t step, CheckpointContent content, Digests digests, bool background);
+  bool under_way() const { return under_way_; }
+  /// Whether this rank's parts are written, or have failed.
+  bool written() const { return written_; }
+  /// Writes manifest and the hint `latest`. Returns only when all of it is durable.
+  void commit();
+
+ private:
+  std::string prepare();
+  void write_parts();
+  void finish(const std::vector<std::string>& pieces);
+  void remove_unfinished();
+
+  const fs::path checkpoints_;
+  Communicator& comm_;
+  int64_t step_ = 0;
+  CheckpointContent content_;
+  Digests digests_;
+  bool under_way_ = false, kept_ = false;
+  std::atomic<bool> written_{false};
+  std::string pieces_;  // JSON of what this rank wrote
+  std::exception_ptr failure_;
+  std::thread thread_;
+};
+
+/// begin() and commit() in one, by one process.
 void save_checkpoint(const fs::path& checkpoints, int64_t step, const CheckpointContent& content, const Digests& digests);
 
 /// A verified checkpoint. Tensors are read only, on the memory map; copy before writing.

@@ -2,7 +2,7 @@
 // Small models leave most of a second thread idle when it only helps inside operators; whole micro-batches do not.
 #pragma once
 
-#include "fusion/nn/tape.h"
+#include "fusion/train/sharding.h"
 
 #include <condition_variable>
 #include <functional>
@@ -33,21 +33,24 @@ class GradientTurns {
   std::vector<bool> finished_;
 };
 
-/// The tape's policy for one micro-batch: sums its gradients by unit and adds each sum when its turn comes. Must be finished or destroyed before
-/// the parameters' gradients are read.
+/// The tape's policy for one micro-batch: sums its gradients by unit, adds each sum when its turn comes and tells the sharding. Must be destroyed
+/// before the parameters' gradients are read.
 class MicroGradients : public TapePolicy {
  public:
-  MicroGradients(GradientTurns& turns, int64_t micro) : turns_(turns), micro_(micro) {}
+  MicroGradients(GradientTurns& turns, int64_t micro, Sharding& sharding) : turns_(turns), micro_(micro), sharding_(sharding) {}
   MicroGradients(const MicroGradients&) = delete;
   MicroGradients& operator=(const MicroGradients&) = delete;
   ~MicroGradients() override { turns_.finish(micro_); }
 
+  void acquire(const Unit& unit) override { sharding_.acquire(unit); }
+  void begin_backward() override { sharding_.begin_backward(); }
   void accumulate(Parameter& parameter, at::Tensor gradient) override;
   void gradients_complete(const Unit& unit) override;
 
  private:
   GradientTurns& turns_;
   int64_t micro_;
+  Sharding& sharding_;
   std::unordered_map<const Parameter*, at::Tensor> sums_;  // fp32
 };
 

@@ -9,13 +9,15 @@ namespace fusion {
 
 class AdamW {
  public:
-  /// Moments start at 0, for parameters that train only. `store` must outlive the optimizer.
+  /// Moments start at 0, for what this rank owns of the parameters that train. `store` must outlive the optimizer.
   AdamW(ParameterStore& store, const std::vector<ParameterRule>& rules, const OptimizerConfig& config);
 
-  /// L2 norm over the gradients of all parameters that train; not finite when any gradient is not. One pass.
+  /// Sum of the squares of all owned gradients of parameters that train; not finite when any gradient is not. One pass.
+  double gradient_squares() const;
+  /// L2 norm of the same.
   double gradient_norm() const;
 
-  /// One update at `factor` times each peak rate, with gradients scaled down to clip_norm when `norm` (of gradient_norm()) exceeds it.
+  /// One update at `factor` times each peak rate, with gradients scaled down to clip_norm when their global `norm` exceeds it.
   /// A parameter without gradient is updated as with a zero one. Then refreshes the compute copies and drops the gradients.
   void update(double factor, double norm);
 
@@ -25,8 +27,14 @@ class AdamW {
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 
-  /// "<name>.exp_avg" and "<name>.exp_avg_sq" of all parameters that train; writable, for checkpoints.
-  std::vector<std::pair<std::string, at::Tensor>> state() const;
+  /// The moments, of the shape of the parameter's master; writable, for checkpoints as "<name>.exp_avg" and "<name>.exp_avg_sq".
+  struct Moment {
+    const Parameter* parameter;
+    const char* kind;  // "exp_avg"
+    at::Tensor value;
+    std::string name() const { return parameter->name + "." + kind; }
+  };
+  std::vector<Moment> state() const;
 
  private:
   /// Parameters with one rate and one decay: one fused call.

@@ -3,6 +3,7 @@
 
 #include "fusion/base/file.h"
 #include "fusion/config/config.h"
+#include "fusion/dist/communicator.h"
 
 #include <memory>
 
@@ -24,13 +25,16 @@ class RunFolder {
  public:
   /// Opens or makes the folder, locks it for the life of the object and writes resolved.yaml, overrides.yaml, origin.yaml and manifest.json.
   /// Throws a usage error when another process holds it, when it belongs to another config, or when checkpoint.resume=never and it is in use.
-  RunFolder(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version);
+  /// Called by all ranks; only the first one touches the folder.
+  RunFolder(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, Communicator& comm);
 
   const fs::path& path() const { return path_; }
   /// The run folder itself for a config without stages, else <run>/<stage name>.
   StageFolder stage(size_t index) const;
 
  private:
+  void open(const std::vector<std::string>& overrides, const std::string& version, int64_t world);
+
   const Recipe& recipe_;
   fs::path path_;
   std::unique_ptr<FileLock> lock_;

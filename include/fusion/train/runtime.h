@@ -7,9 +7,9 @@
 
 namespace fusion {
 
-/// Sets the number of operator threads and the memory allocator's habits and picks the device.
+/// Sets the number of operator threads (a node's cores are shared by its processes) and picks the device, the GPU of the process's place on its node.
 /// Throws a usage error when runtime.device asks for a GPU that is not there.
-c10::Device setup_runtime(const RuntimeConfig& config);
+c10::Device setup_runtime(const RuntimeConfig& config, int64_t local_rank = 0, int64_t local_world = 1);
 
 /// Memory of the process (CPU) or of the device's allocator (GPU), in bytes.
 int64_t memory_in_use(c10::Device device);

@@ -28,7 +28,7 @@ int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64
 class StepEngine {
  public:
   /// All must outlive the engine.
-  StepEngine(const FusionModel& model, AdamW& optimizer, const Schedule& schedule, const Config& config, Communicator& comm);
+  StepEngine(const FusionModel& model, Sharding& sharding, AdamW& optimizer, const Schedule& schedule, const Config& config, Communicator& comm);
 
   /// Runs optimizer step `step` over this rank's micro-batches, any of which may be empty, and frees them on the way.
   /// Leaves weights and optimizer untouched when the step holds no supervised token anywhere, or a loss or gradient is not finite.
@@ -40,6 +40,7 @@ class StepEngine {
   void finish_losses(StepReport& report);
 
   const FusionModel& model_;
+  Sharding& sharding_;
   AdamW& optimizer_;
   const Schedule& schedule_;
   const Config& config_;

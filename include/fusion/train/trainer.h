@@ -7,6 +7,7 @@
 #include "fusion/train/checkpoint.h"
 #include "fusion/train/observer.h"
 #include "fusion/train/plan.h"
+#include "fusion/train/processes.h"
 #include "fusion/train/run_folder.h"
 
 namespace fusion {
@@ -24,7 +25,7 @@ struct StageJob {
 class Trainer {
  public:
   /// Builds model, data and optimizer, and goes to the newest checkpoint, else to the start weights.
-  Trainer(const StageJob& job, Communicator& comm);
+  Trainer(const StageJob& job, Processes& processes);
   ~Trainer();
 
   /// Trains to the end of the stage and leaves its export, or stops early with a complete checkpoint and the exit code that says so.
@@ -34,35 +35,46 @@ class Trainer {
   void build_data();
   void build_model();
   void start_or_resume();
+  std::optional<LoadedCheckpoint> find_checkpoint(const std::function<std::optional<LoadedCheckpoint>()>& search);
   void check_space() const;
   void open_outputs();
   void announce() const;
   std::vector<Batch> next_batches(double& waited);
   StepReport train_step();
   void guard(const StepReport& report) const;
+  void settle_rejections();
   void periodic(bool save_now);
   Json evaluate();
+  CheckpointContent content();
+  void begin_save(bool background);
+  void commit_save();
   void save();
-  void try_to_save();
+  void try_to_save(const std::function<void()>& part);
   void finish();
+  void export_model();
   Digests digests() const;
 
   const StageJob& job_;
   const Config& config_;
-  Communicator& comm_;
+  Processes& processes_;
+  Communicator& comm_;  // all processes
 
   std::shared_ptr<const ConversationEncoder> encoder_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<const Mixture> mixture_, held_out_;  // held_out_ is null without data.eval
   std::unique_ptr<StagePlan> plan_;
   std::unique_ptr<Loader> loader_;
-  std::unique_ptr<Ledger> ledger_;
+  std::unique_ptr<Ledger> ledger_;    // of the first process
+  std::vector<Rejection> rejected_;   // of this step, here
 
   std::unique_ptr<FusionModel> model_;
   std::vector<ParameterRule> rules_;
+  std::unique_ptr<Sharding> sharding_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Schedule> schedule_;
   std::unique_ptr<StepEngine> engine_;
+
+  std::unique_ptr<CheckpointWriter> writer_;
 
   TrainState state_;
   MetricsFile* metrics_ = nullptr;  // one of the observers

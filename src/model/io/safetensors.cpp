@@ -282,17 +282,30 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
       const_cast<std::byte*>(data.data()), e.shape, [map = map_](void*) {}, options);
 }
 
-WrittenFile write_safetensors(const fs::path& path, std::vector<TensorSpec> tensors, const TensorSource& source, const Metadata& metadata) {
+SafetensorsPlan plan_safetensors(std::vector<TensorSpec> tensors, const Metadata& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
     const size_t rank_a = dtype_rank(a.dtype), rank_b = dtype_rank(b.dtype);
     return rank_a != rank_b ? rank_a > rank_b : a.name < b.name;
   });
+  SafetensorsPlan plan;
   const std::string header = header_text(tensors, metadata);
   const uint64_t length = header.size();
+  plan.head.assign(reinterpret_cast<const char*>(&length), sizeof length);
+  plan.head += header;
+  plan.size = plan.head.size();
+  for (const TensorSpec& tensor : tensors) {
+    plan.at[tensor.name] = plan.size;
+    plan.size += tensor.bytes();
+  }
+  plan.tensors = std::move(tensors);
+  return plan;
+}
+
+WrittenFile write_safetensors(const fs::path& path, std::vector<TensorSpec> tensors, const TensorSource& source, const Metadata& metadata) {
+  const SafetensorsPlan plan = plan_safetensors(std::move(tensors), metadata);
   AtomicFile file(path);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(header);
-  for (const TensorSpec& spec : tensors) {
+  file.write(plan.head);
+  for (const TensorSpec& spec : plan.tensors) {
     const at::Tensor given = source(spec);
     if (given.scalar_type() != spec.dtype || given.sizes() != at::IntArrayRef(spec.shape))
       fail(ExitCode::failure, "safetensors: {}: '{}' was announced as {} {} but given as {} {}", path.string(), spec.name, dtype_name(spec.dtype),

@@ -10,12 +10,11 @@ namespace fusion {
 namespace {
 
 constexpr const char* kSingle = "model.safetensors";
-constexpr const char* kIndex = "model.safetensors.index.json";
 
 /// The path of a file that a folder names. Links may lead elsewhere in the folder or to the hub cache's blobs, not outside.
 fs::path file_in_folder(const fs::path& folder, const std::string& name) {
   const bool plain = !name.empty() && name.front() != '.' && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
-  if (!plain) fail(ExitCode::data, "weights: {}: {} is not a plain file name", (folder / kIndex).string(), name_text(name));
+  if (!plain) fail(ExitCode::data, "weights: {}: {} is not a plain file name", (folder / kWeightsIndex).string(), name_text(name));
   std::error_code missing;
   const fs::path real = fs::canonical(folder / name, missing);
   if (missing) fail(ExitCode::io, "weights: {}: no such file", (folder / name).string());
@@ -39,7 +38,7 @@ void check_format(const SafetensorsFile& file) {
            "weights: {} holds only pickled weights ({}), which can run code and are not loaded; save them as safetensors first "
            "(transformers: model.save_pretrained(..., safe_serialization=True))",
            folder.string(), pickled);
-  fail(ExitCode::io, "weights: {}: neither {} nor {}", folder.string(), kSingle, kIndex);
+  fail(ExitCode::io, "weights: {}: neither {} nor {}", folder.string(), kSingle, kWeightsIndex);
 }
 
 /// File of every tensor by the index: strict plain names, no other keys are needed.
@@ -58,8 +57,8 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 }  // namespace
 
 Weights::Weights(const fs::path& folder) : folder_(folder) {
-  if (fs::exists(folder / kIndex)) {
-    const auto index = read_index(folder / kIndex);
+  if (fs::exists(folder / kWeightsIndex)) {
+    const auto index = read_index(folder / kWeightsIndex);
     std::map<std::string, size_t> opened;
     for (const auto& [name, file] : index) {
       const auto [it, fresh] = opened.emplace(file, files_.size());
@@ -122,23 +121,27 @@ std::vector<Shard> plan_shards(const std::vector<TensorSpec>& tensors, uint64_t 
   return shards;
 }
 
+std::string weights_index(const std::vector<Shard>& shards) {
+  if (shards.size() < 2) return {};
+  std::map<std::string, std::string> files;
+  uint64_t total = 0;
+  for (const Shard& shard : shards)
+    for (const TensorSpec& tensor : shard.tensors) {
+      FUSION_CHECK(files.emplace(tensor.name, shard.file).second, "weights: two tensors named '{}'", tensor.name);
+      total += tensor.bytes();
+    }
+  return dump_json(Json{{"metadata", {{"total_size", total}}}, {"weight_map", files}});
+}
+
 std::vector<WrittenFile> write_weights(const fs::path& folder, const std::vector<TensorSpec>& tensors, const TensorSource& source, uint64_t limit) {
   const std::vector<Shard> shards = plan_shards(tensors, limit);
   std::vector<WrittenFile> files;
-  std::map<std::string, std::string> weight_map;
-  uint64_t total = 0;
-  for (const Shard& shard : shards) {
-    files.push_back(write_safetensors(folder / shard.file, shard.tensors, source));
-    for (const TensorSpec& tensor : shard.tensors) {
-      FUSION_CHECK(weight_map.emplace(tensor.name, shard.file).second, "weights: two tensors named '{}'", tensor.name);
-      total += tensor.bytes();
-    }
-  }
-  if (shards.size() > 1) {
-    AtomicFile index(folder / kIndex);
-    index.write(dump_json(Json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}));
+  for (const Shard& shard : shards) files.push_back(write_safetensors(folder / shard.file, shard.tensors, source));
+  if (const std::string text = weights_index(shards); !text.empty()) {
+    AtomicFile index(folder / kWeightsIndex);
+    index.write(text);
     index.commit();
-    files.push_back({kIndex, index.size(), index.sha256()});
+    files.push_back({kWeightsIndex, index.size(), index.sha256()});
   }
   return files;
 }

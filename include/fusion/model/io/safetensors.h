@@ -72,6 +72,15 @@ struct WrittenFile {
   std::string sha256;
 };
 
+/// Where everything lies in a file before it is written: what several writers agree on.
+struct SafetensorsPlan {
+  std::string head;                    // length and header; the data follow
+  std::vector<TensorSpec> tensors;     // in file order: type by falling rank, then name
+  std::map<std::string, uint64_t> at;  // byte of the file at which a tensor begins
+  uint64_t size = 0;                   // of the file
+};
+SafetensorsPlan plan_safetensors(std::vector<TensorSpec> tensors, const Metadata& metadata);
+
 /// Gives the tensor of a spec when the writer comes to it, so that only one has to be in memory. Type and shape must be the spec's; any device.
 using TensorSource = std::function<at::Tensor(const TensorSpec&)>;
 

@@ -41,6 +41,10 @@ struct Shard {
 /// Splits tensors, given in module order, into files of at most `limit` bytes of data. A tensor that is larger has its own file.
 std::vector<Shard> plan_shards(const std::vector<TensorSpec>& tensors, uint64_t limit = kShardBytes);
 
+/// Text of the index for several files; empty when there is one.
+std::string weights_index(const std::vector<Shard>& shards);
+inline constexpr const char* kWeightsIndex = "model.safetensors.index.json";
+
 /// Writes the files of plan_shards and, when there are several, the index. Returns all files written.
 std::vector<WrittenFile> write_weights(const fs::path& folder, const std::vector<TensorSpec>& tensors, const TensorSource& source,
                                        uint64_t limit = kShardBytes);
