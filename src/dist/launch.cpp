@@ -348,12 +348,14 @@ int launch(const LaunchOptions& options) {
     Attempt attempt(options, signals, number);
     const int code = attempt.run();
     if (code == 0) return code;
-    if (in_good_order(code)) {
+    // A rank that lost its peer on another node returns 75 too; that node's launcher starts again, and so must this one.
+    const bool peer_lost = options.nodes > 1 && code == static_cast<int>(ExitCode::requeue) && attempt.stop() == 0;
+    if (in_good_order(code) && !peer_lost) {
       log::info("launch: {}", attempt.report());
       return code;
     }
     log::error("launch: {}", attempt.report());
-    if (attempt.stop() != 0 || !worth_a_restart(code)) return code;
+    if (attempt.stop() != 0 || (!worth_a_restart(code) && !peer_lost)) return code;
     if (const int64_t now = options.progress(); now > reached) {
       reached = now;
       without_progress = 0;

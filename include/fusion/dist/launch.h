@@ -32,7 +32,8 @@ struct LaunchOptions {
 ///   OMP_NUM_THREADS is the node's cores divided by the processes, unless set.
 /// - SIGINT, SIGTERM, SIGHUP and SIGUSR1 reach every rank, each time they come; after the second the ranks have a grace and are killed.
 ///   SIGUSR2 and SIGQUIT are passed on too. After a stop signal nothing is started again.
-/// - Never started again: codes 0, 2, 3, 4 and 76 (the same would happen again), 75 (for the scheduler) and 130 (the user's wish).
+/// - Never started again: codes 0, 2, 3, 4 and 76 (the same would happen again), 75 (for the scheduler) and 130 (the user's wish);
+///   but with several nodes, 75 without a stop signal means that a peer elsewhere is gone, and this node starts again as that one does.
 /// - No process outlives its launcher, however that ends.
 ///
 /// Call from the main thread of a process without others that take signals. Throws a usage error for a program that is not there.
