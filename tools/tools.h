@@ -17,6 +17,7 @@ void add_generate(CLI::App& app, ExitCode& code);
 void add_chat(CLI::App& app, ExitCode& code);
 void add_eval(CLI::App& app, ExitCode& code);
 void add_ckpt(CLI::App& app, ExitCode& code);
+void add_doctor(CLI::App& app, ExitCode& code);
 void add_convert(CLI::App& app, ExitCode& code);
 
 /// Config files come first and end in .yaml or .yml; what follows are overrides.
