@@ -92,8 +92,8 @@ void connections(Examination& out) {
   out.add("connections", "nccl", [](Finding& finding) {
     const auto version_of = reinterpret_cast<int (*)(int*)>(dlsym(RTLD_DEFAULT, "ncclGetVersion"));
     int version = 0;
-    finding.value =
-        version_of && version_of(&version) == 0 ? fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100) : "not in this build";
+    finding.value = version_of && version_of(&version) == 0 ? fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100)
+                                                            : "tells no version (it is inside LibTorch, or not in this build)";
   });
   out.add("connections", "hello", say_hello);
   out.add("connections", "place", [](Finding& finding) {
