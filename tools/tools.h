@@ -8,6 +8,7 @@
 namespace fusion::tools {
 
 void add_train(CLI::App& app, ExitCode& code);
+void add_launch(CLI::App& app, ExitCode& code);
 void add_data(CLI::App& app, ExitCode& code);
 void add_help(CLI::App& app, ExitCode& code);
 void add_verify(CLI::App& app, ExitCode& code);
@@ -16,6 +17,10 @@ void add_generate(CLI::App& app, ExitCode& code);
 void add_chat(CLI::App& app, ExitCode& code);
 void add_eval(CLI::App& app, ExitCode& code);
 void add_ckpt(CLI::App& app, ExitCode& code);
+void add_doctor(CLI::App& app, ExitCode& code);
 void add_convert(CLI::App& app, ExitCode& code);
+
+/// Config files come first and end in .yaml or .yml; what follows are overrides.
+void split_train_words(const std::vector<std::string>& words, std::vector<std::string>& files, std::vector<std::string>& overrides);
 
 }  // namespace fusion::tools

@@ -15,18 +15,9 @@ struct TrainArguments {
   std::string print;
 };
 
-/// Config files come first and end in .yaml or .yml; what follows are overrides.
-void split(const std::vector<std::string>& words, std::vector<std::string>& files, std::vector<std::string>& overrides) {
-  for (const std::string& word : words) {
-    const auto extension = std::filesystem::path(word).extension();
-    const bool file = word.find('=') == std::string::npos && (extension == ".yaml" || extension == ".yml");
-    (file ? files : overrides).push_back(word);
-  }
-}
-
 ExitCode train(const TrainArguments& arguments) {
   std::vector<std::string> files, overrides;
-  split(arguments.words, files, overrides);
+  split_train_words(arguments.words, files, overrides);
   if (!arguments.print.empty()) {
     fmt::print("{}", print_recipe(load_recipe(files, overrides, Missing::keep), kStyles.at(arguments.print)));
     return ExitCode::done;
@@ -38,6 +29,14 @@ ExitCode train(const TrainArguments& arguments) {
 }
 
 }  // namespace
+
+void split_train_words(const std::vector<std::string>& words, std::vector<std::string>& files, std::vector<std::string>& overrides) {
+  for (const std::string& word : words) {
+    const auto extension = std::filesystem::path(word).extension();
+    const bool file = word.find('=') == std::string::npos && (extension == ".yaml" || extension == ".yml");
+    (file ? files : overrides).push_back(word);
+  }
+}
 
 void add_train(CLI::App& app, ExitCode& code) {
   auto arguments = std::make_shared<TrainArguments>();

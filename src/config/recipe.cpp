@@ -224,4 +224,9 @@ Recipe load_recipe(const std::vector<std::string>& files, const std::vector<std:
   return recipe;
 }
 
+std::string run_path(const Recipe& recipe) {
+  const std::string& given = recipe.stages.front().config.run.dir;
+  return given.empty() ? "runs/" + recipe.name + "-" + recipe.digest : given;
+}
+
 }  // namespace fusion

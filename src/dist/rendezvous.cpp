@@ -101,8 +101,8 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options)
       tcp.timeout = options.start_timeout;
       tcp.port = static_cast<uint16_t>(ranks.port);
       tcp.waitWorkers = false;
-      const std::string host = local && !ranks.store_is_served ? kLoopback : ranks.master_address;
-      if (!ranks.store_is_served && ranks.rank == 0) {
+      const std::string host = local && !ranks.agent_store ? kLoopback : ranks.master_address;
+      if (!ranks.agent_store && ranks.rank == 0) {
         tcp.isServer = true;
         tcp.masterListenFd = listen_on(local ? kLoopback : store_->address, ranks.port);
       }

@@ -268,6 +268,9 @@ struct Recipe {
   std::string digest;            // 8 hex digits of `text` without run and log keys
 };
 
+/// The run folder: run.dir, or runs/<name>-<digest>, so that the same command finds its run again.
+std::string run_path(const Recipe& recipe);
+
 /// What to do about values that are ??? (a user must give them): a run refuses, a print keeps.
 enum class Missing { refuse, keep };
 
