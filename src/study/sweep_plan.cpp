@@ -162,17 +162,25 @@ class Planner {
     sweep.metrics = basis_.metrics;
     for (const SweepRow& row : basis_.rows)
       for (const auto& combination : combinations_) add_row(row, combination, sweep);
-    sweep.baseline = basis_.baseline.empty() ? sweep.rows.front().name : basis_.baseline;
-    const auto is_baseline = [&](const Sweep::Row& row) { return row.name == sweep.baseline; };
-    std::vector<std::string> names;
-    for (const Sweep::Row& row : sweep.rows) names.push_back(row.name);
-    FUSION_CHECK(std::any_of(sweep.rows.begin(), sweep.rows.end(), is_baseline), "sweep: there is no row '{}' to compare with. There are: {}",
-                 sweep.baseline, fmt::join(names, ", "));
+    sweep.baseline = baseline_of(sweep);
     check_metrics(sweep);
     return sweep;
   }
 
  private:
+  /// The row of that name; where the command line multiplies the rows, the first of those it became.
+  std::string baseline_of(const Sweep& sweep) const {
+    if (basis_.baseline.empty()) return sweep.rows.front().name;
+    std::vector<std::string> names;
+    for (const Sweep::Row& row : sweep.rows) names.push_back(row.name);
+    const auto exact = std::find(names.begin(), names.end(), basis_.baseline);
+    const auto first = exact != names.end() ? exact : std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+      return name.starts_with(basis_.baseline + " ");
+    });
+    FUSION_CHECK(first != names.end(), "sweep: there is no row '{}' to compare with. There are: {}", basis_.baseline, fmt::join(names, ", "));
+    return *first;
+  }
+
   void check_plain(const std::string& row, const std::vector<std::string>& overrides) const {
     for (const std::string& argument : overrides)
       FUSION_CHECK(expand_override(argument, first_file_).size() == 1, "sweep: row '{}': {} stands for several values; write a row for each", row,

@@ -131,7 +131,12 @@ SweepTable make_table(const Sweep& sweep, const fs::path& folder) {
       ++table.finished;
       const std::string where = (folder / job_folder_name(i)).string();
       const Json figures = job_figures(sweep, i, folder);
-      for (size_t m = 0; m < sweep.metrics.size(); ++m) row.cells[m].values.push_back(metric_of(figures, sweep.metrics[m], where));
+      for (size_t m = 0; m < sweep.metrics.size(); ++m) {
+        const std::string& metric = sweep.metrics[m];
+        const bool of_stage = metric.find('.') != std::string::npos;
+        if (job.model_of >= 0 && of_stage) continue;  // an evaluation has no stages
+        row.cells[m].values.push_back(metric_of(figures, metric, where));
+      }
       entry["figures"] = figures;
     }
     jobs.push_back(std::move(entry));
