@@ -22,7 +22,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   namespace tools = fusion::tools;
   for (const auto add : {tools::add_train, tools::add_data, tools::add_generate, tools::add_chat, tools::add_eval, tools::add_ckpt,
-                         tools::add_convert, tools::add_verify, tools::add_bench, tools::add_sweep, tools::add_help})
+                         tools::add_convert, tools::add_verify, tools::add_bench, tools::add_sweep, tools::add_plan, tools::add_help})
     add(app, code);
   try {
     app.parse(argc, argv);

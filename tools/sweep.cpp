@@ -95,7 +95,10 @@ void add_sweep(CLI::App& app, ExitCode& code) {
   CLI::Option* dry = command->add_flag("--dry-run", arguments->dry_run, "Only list the jobs and the keys they change");
   CLI::Option* table = command->add_flag("--table", arguments->table, "Only write the table of what is finished");
   arguments->slurm_option =
-      command->add_option("--slurm", arguments->slurm, "Only write one sbatch file with these arguments, jobs as an array; --jobs limits it")
+      command
+          ->add_option(
+              "--slurm", arguments->slurm,
+              "Only write one sbatch file, jobs as an array of --jobs at a time, with these arguments: --slurm=\"--gres=gpu:8 --time=24:00:00\"")
           ->expected(0, 1);
   arguments->job_option = command->add_option("--job", arguments->job, "Become job N (tasks of a SLURM array)");
   gpus->excludes(jobs)->excludes(arguments->slurm_option);
