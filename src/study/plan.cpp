@@ -69,9 +69,11 @@ Batch made_up_batch(const ModelConfig& model, const Config& config, const PlanSa
 
 int64_t largest(const CardConfig& card) { return *std::max_element(card.query_lens.begin(), card.query_lens.end()); }
 
-StepMemory memory_of(const ModelConfig& model, Config config, const PlanSample& shape, int64_t micro) {
-  const Batch batch = made_up_batch(model, config, shape, micro, largest(model.card));
-  return measure_memory(model, config, {batch, batch}, {largest(model.card), config.data.max_length});
+/// Of a step of `micros` micro-batches with `micro` samples each; from the second one on, all are alike.
+StepMemory memory_of(const ModelConfig& model, const Config& config, const PlanSample& shape, int64_t micro, int64_t micros) {
+  const std::vector<Batch> batches(static_cast<size_t>(std::min<int64_t>(micros, 2)),
+                                   made_up_batch(model, config, shape, micro, largest(model.card)));
+  return measure_memory(model, config, batches, {largest(model.card), config.data.max_length});
 }
 
 /// What one process holds: from the measured step, sharded by the ZeRO level.
@@ -83,7 +85,7 @@ RankMemory on_rank(const StepMemory& step, int64_t world, int64_t zero, int64_t 
   memory.weights = share(step.weights, step.copies > 0 ? 1 : 3);
   memory.copies = share(step.copies, 3);
   memory.optimizer = share(step.optimizer, 1);
-  memory.gradients = share(step.gradients, 2);
+  memory.gradients = share(step.gradients_at_peak, 2);
   memory.logits = static_cast<double>(step.logits);
   memory.activations = static_cast<double>(std::max<int64_t>(0, step.activations - step.logits)) * static_cast<double>(lanes);
   if (world > 1) memory.buffers = static_cast<double>(largest_unit) * (zero == 3 ? 4.0 + 2 * (step.copies > 0 ? 2.0 : 4.0) : 4.0);
@@ -208,7 +210,7 @@ class Planner {
     trainable_ = static_cast<double>(trainable);
     report.flops = flops_per_sample(model_, meta_.parameters(), config_, config_.train.recompute, request_.sample);
 
-    const StepMemory step = memory_of(model_, config_, request_.sample, config_.train.micro_batch);
+    const StepMemory step = memory_of(model_, config_, request_.sample, config_.train.micro_batch, micros(config_.train.micro_batch));
     report.memory = rank_memory(step, request_.zero);
     report.fits = report.memory.total() <= device_.memory;
     report.traffic = traffic_of(step, request_.world, request_.zero, micros(config_.train.micro_batch));
@@ -251,7 +253,7 @@ class Planner {
       Config config = config_;
       config.train.recompute = recompute;
       const auto flops = flops_per_sample(model_, meta_.parameters(), config, recompute, request_.sample);
-      const StepMemory one = memory_of(model_, config, request_.sample, 1), two = memory_of(model_, config, request_.sample, 2);
+      const StepMemory one = memory_of(model_, config, request_.sample, 1, 2), two = memory_of(model_, config, request_.sample, 2, 2);
       for (int64_t zero = 0; zero <= (request_.world > 1 ? 3 : 0); ++zero) {
         for (int64_t micro = std::min<int64_t>(64, config.train.global_batch / request_.world); micro >= 1; --micro) {
           if (config.train.global_batch / request_.world % micro != 0) continue;

@@ -204,9 +204,11 @@ TEST_P(PlanCost, AgreesWithARealStep) {
   for (const FlopsPart& part : all)
     if (part.name != "interaction attention" && !(kernels && part.name.ends_with("attention"))) expected += part.all();
   EXPECT_NEAR(counted / expected, 1.0, 0.01) << "operators " << counted << ", formulas " << expected;
+  RecordProperty("operations", fmt::format("{:.5f}", expected / counted));
   if (!kernels) return;  // the plan knows the memory of our kernels
 
   const StepMemory memory = measure_memory(model_config, config, micros_of(model_config), context);
+  RecordProperty("memory", fmt::format("{:.4f}", static_cast<double>(memory.peak) / static_cast<double>(peak)));
   EXPECT_NEAR(static_cast<double>(memory.peak) / static_cast<double>(peak), 1.0, 0.05)
       << "plan " << memory.peak << " = fixed " << memory.fixed() << " + gradients " << memory.gradients_at_peak << " + activations "
       << memory.activations << ", allocator " << peak;
