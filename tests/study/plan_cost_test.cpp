@@ -106,8 +106,8 @@ Config config_with(const ModelConfig& model) {
   Config config;
   static_cast<ModelConfig&>(config) = model;
   config.train.dtype = ComputeDtype::fp32;
-  config.train.global_batch = 4;
-  config.train.micro_batch = 2;
+  config.train.global_batch = 48;
+  config.train.micro_batch = 24;
   config.data.max_length = 64;
   return config;
 }
@@ -154,7 +154,14 @@ std::vector<Batch> micros_of(const ModelConfig& model) {
       batch.tiles = at::empty({0, 5, model.tower.image_size, model.tower.image_size, 3}, at::kByte);
     return batch;
   };
-  return {test::join({sample(1), sample(2)}), test::join({sample(3), sample(5)})};
+  // Many samples, so that what is kept for the backward is most of the memory.
+  std::vector<Batch> micros;
+  for (uint64_t micro = 0; micro < 2; ++micro) {
+    std::vector<Batch> samples;
+    for (uint64_t number = 0; number < 24; ++number) samples.push_back(sample(24 * micro + number));
+    micros.push_back(test::join(samples));
+  }
+  return micros;
 }
 
 class PlanCost : public testing::TestWithParam<size_t> {};
@@ -209,6 +216,7 @@ TEST_P(PlanCost, AgreesWithARealStep) {
 
   const StepMemory memory = measure_memory(model_config, config, micros_of(model_config), context);
   RecordProperty("memory", fmt::format("{:.4f}", static_cast<double>(memory.peak) / static_cast<double>(peak)));
+  RecordProperty("activations", fmt::format("{:.2f}", static_cast<double>(memory.activations) / static_cast<double>(memory.peak)));
   EXPECT_NEAR(static_cast<double>(memory.peak) / static_cast<double>(peak), 1.0, 0.05)
       << "plan " << memory.peak << " = fixed " << memory.fixed() << " + gradients " << memory.gradients_at_peak << " + activations "
       << memory.activations << ", allocator " << peak;
