@@ -4,7 +4,9 @@
 #include "fusion/base/signals.h"
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
+#include "fusion/train/prometheus.h"
 #include "fusion/train/runtime.h"
+#include "fusion/train/tensorboard.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -120,6 +122,8 @@ void Trainer::open_outputs() {
   auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, part_rates(rules_), job_.device);
   metrics_ = metrics.get();
   observers_.push_back(std::move(metrics));
+  if (config_.log.tensorboard) observers_.push_back(make_tensorboard(job_.folder.root / "tb", state_.step, part_rates(rules_), job_.device));
+  if (config_.log.prometheus) observers_.push_back(make_prometheus(job_.folder.root / "metrics.prom", part_rates(rules_), job_.device));
   observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
 
   const OrderOptions order{config_.data.group, config_.data.shuffle, config_.data.seed, config_.train.micro_batch, plan_->micros() * comm_.world()};

@@ -166,11 +166,14 @@ struct CheckpointConfig {
 struct LogConfig {
   std::string level = "info";
   int64_t every = 1;
+  bool tensorboard = false, prometheus = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("level", level, "Least severe message that is shown.", v.one_of({"trace", "debug", "info", "warn", "error", "off"}));
     v("every", every, "Steps between lines on the terminal; metrics.jsonl holds every step.", v.positive());
+    v("tensorboard", tensorboard, "Also write event files for TensorBoard: tb/ in the folder of the stage.");
+    v("prometheus", prometheus, "Also keep metrics.prom in the folder of the stage, for Prometheus' textfile collector.");
   }
 };
 
