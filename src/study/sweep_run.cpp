@@ -69,7 +69,7 @@ class Runner {
 
   ExitCode run() {
     log::info("sweep: {} of {} jobs to do in {}", training_.size() + evaluating_.size(), sweep_.jobs.size(), folder_.string());
-    while (fill() | wait()) std::this_thread::sleep_for(kPoll);
+    for (fill(); wait(); fill()) std::this_thread::sleep_for(kPoll);
     const SweepTable table = write_table(sweep_, folder_);
     if (told_ != signals::Request::none) {
       log::warn("sweep: stopped; the same command goes on from there");
@@ -85,16 +85,12 @@ class Runner {
     Clock::time_point start;
   };
 
-  /// Starts jobs in free places; whether any may start later.
-  bool fill() {
-    if (signals::stop_request() != signals::Request::none) return false;
-    bool waiting = false;
-    for (size_t place = 0; place < places_.size(); ++place) {
+  /// Starts jobs in free places.
+  void fill() {
+    for (size_t place = 0; place < places_.size() && signals::stop_request() == signals::Request::none; ++place) {
       if (places_[place].child) continue;
       if (const auto job = next_job()) start(*job, place);
-      waiting = waiting || !training_.empty() || !evaluating_.empty();
     }
-    return waiting;
   }
 
   std::optional<size_t> next_job() {
@@ -134,7 +130,7 @@ class Runner {
     places_[place].start = Clock::now();
   }
 
-  /// Passes a stop on, takes up what has ended; whether any child still runs.
+  /// Passes a stop on, takes up what has ended; whether any child still runs or is to be started.
   bool wait() {
     pass_on_stop();
     bool running = false;
