@@ -61,7 +61,7 @@ TEST(Shipped, ATypoInAnyKeyIsAnErrorThatNamesIt) {
     const fs::path copy = folder.path() / "configs" / fs::relative(original, kConfigs);
     const std::string text = read_file(original);
     const std::vector<std::string> overrides =
-        text.find("vars:\n") == std::string::npos ? std::vector<std::string>{} : std::vector<std::string>{"vars.data=/d"};
+        text.find("vars:\n  data:") == std::string::npos ? std::vector<std::string>{} : std::vector<std::string>{"vars.data=/d"};
     for (std::sregex_iterator at(text.begin(), text.end(), key), end; at != end; ++at) {
       const auto begin = static_cast<size_t>(at->position(2));
       const size_t line_begin = text.rfind('\n', begin) + 1;
