@@ -85,7 +85,7 @@ void add_sweep(CLI::App& app, ExitCode& code) {
   command->add_option("--preset", arguments->request.preset, "Which of a sweep file's configs");
   command->add_option("--seeds", arguments->seeds, "Number of runs per row (seeds 0, 1, ...), or the seeds as in 0,7,9");
   command->add_option("--baseline", arguments->request.baseline, "Row to compare with; default: the file's, else the first");
-  command->add_option("--metric", arguments->request.metrics, "Figures of the table, as loss or stage1.exact_match; default: exact_match loss");
+  command->add_option("--metric", arguments->request.metrics, "Figures of the table, as loss or stage1.exact_match; default: exact_match ce");
   command->add_option("--out", arguments->out, "Folder of the sweep; default: multirun/<name>-<digest of its jobs>");
   CLI::Option* gpus = command->add_option("--gpus", run.gpus, "GPUs as in 0,1,2,3: as many jobs side by side, one GPU each")->delimiter(',');
   CLI::Option* jobs = command->add_option("--jobs", run.jobs, "Jobs side by side; on a CPU set runtime.threads too")

@@ -51,7 +51,7 @@ struct SweepPreset {
 /// A sweep described in a file (configs/ablation).
 struct SweepFile {
   std::string title, baseline;
-  std::vector<std::string> metrics = {"exact_match", "loss"};
+  std::vector<std::string> metrics = {"exact_match", "ce"};  // the total loss has other parts in other rows
   int64_t seeds = 1;
   std::vector<SweepPreset> presets;
   std::vector<SweepRow> rows;
