@@ -23,6 +23,8 @@ void ModelArguments::add_to(CLI::App& command) {
   command.add_option("--dtype", dtype, "fp32, bf16 or fp16; default: torch_dtype of config.json")->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   command.add_option("--template", chat_template, "Chat template; default: the folder's own")->check(names_of<Template>());
   command.add_option("--query-len", query_len, "Latents per question, a perfect square; default: the model's own")->check(CLI::PositiveNumber);
+  command.add_option("--output-grid", output_grid, "Side of the image grid that enters the decoder (FUSION-L: 12); default: the model's own")
+      ->check(CLI::PositiveNumber);
   command.add_option("--device", device, "automatic takes a GPU when there is one")->check(names_of<Device>())->capture_default_str();
   command.add_option("--threads", threads, "Threads inside one operator; 0 = one per core")->check(CLI::NonNegativeNumber)->capture_default_str();
 }
@@ -35,6 +37,7 @@ LoadedModel ModelArguments::load() const {
   options.device = setup_runtime(runtime);
   if (!dtype.empty()) options.dtype = kDtypes.at(dtype);
   if (!chat_template.empty()) options.chat_template = enum_value<Template>(chat_template);
+  options.output_grid = output_grid;
   LoadedModel loaded = load_for_inference(find_model_folder(model), options);
   const ParameterStore& store = loaded.model->parameters();
   log::info("{}: {:.1f} M parameters, {} on {}", loaded.folder.string(), static_cast<double>(store.numel()) / 1e6, torch_dtype_name(store.dtype()),

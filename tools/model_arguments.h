@@ -9,7 +9,7 @@ namespace fusion::tools {
 
 struct ModelArguments {
   std::string model, dtype, chat_template, device = "automatic";
-  int64_t threads = 0, query_len = 0;
+  int64_t threads = 0, query_len = 0, output_grid = 0;
 
   void add_to(CLI::App& command);
   /// Sets threads and device, then loads the model and says which.

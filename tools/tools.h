@@ -13,6 +13,8 @@ void add_data(CLI::App& app, ExitCode& code);
 void add_help(CLI::App& app, ExitCode& code);
 void add_verify(CLI::App& app, ExitCode& code);
 void add_bench(CLI::App& app, ExitCode& code);
+void add_sweep(CLI::App& app, ExitCode& code);
+void add_plan(CLI::App& app, ExitCode& code);
 void add_generate(CLI::App& app, ExitCode& code);
 void add_chat(CLI::App& app, ExitCode& code);
 void add_eval(CLI::App& app, ExitCode& code);

@@ -278,11 +278,11 @@ LineWriter::LineWriter(const fs::path& path, int64_t keep_bytes) : path_(path) {
 
 LineWriter::~LineWriter() { ::close(fd_); }
 
-void LineWriter::append(std::string_view line) {
-  std::string text(line);
-  text += '\n';
-  write_all(fd_, text.data(), text.size(), path_);
-  size_ += text.size();
+void LineWriter::append(std::string_view line) { append_bytes(std::string(line) + '\n'); }
+
+void LineWriter::append_bytes(std::string_view bytes) {
+  write_all(fd_, bytes.data(), bytes.size(), path_);
+  size_ += bytes.size();
 }
 
 void LineWriter::sync() { sync_file(fd_, path_); }

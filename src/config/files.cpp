@@ -22,6 +22,17 @@ std::vector<std::string> options_in(const fs::path& folder) {
   return names;
 }
 
+// Where the files of a group may stand, nearest first.
+std::vector<fs::path> group_folders(const fs::path& file, const std::string& group) {
+  std::vector<fs::path> folders;
+  for (fs::path above = fs::absolute(file).lexically_normal().parent_path();; above = above.parent_path()) {
+    folders.push_back(above / group);
+    if (above == above.parent_path()) break;
+  }
+  folders.push_back(fs::path("configs") / group);
+  return folders;
+}
+
 fs::path option_in(const fs::path& folder, const std::string& option) {
   const fs::path file = folder / (option.ends_with(".yaml") ? option : option + ".yaml");
   std::error_code ignored;
@@ -143,13 +154,8 @@ class FileLoader {
 }  // namespace
 
 fs::path find_option(const fs::path& file, const std::string& group, const std::string& option) {
-  std::vector<fs::path> folders;
+  const std::vector<fs::path> folders = group_folders(file, group);
   std::error_code ignored;
-  for (fs::path above = fs::absolute(file).lexically_normal().parent_path();; above = above.parent_path()) {
-    folders.push_back(above / group);
-    if (above == above.parent_path()) break;
-  }
-  folders.push_back(fs::path("configs") / group);
   const std::string name = option.ends_with(".yaml") ? option : option + ".yaml";
   const auto holds =
       std::find_if(folders.begin(), folders.end(), [&](const fs::path& folder) { return fs::is_regular_file(folder / name, ignored); });
@@ -158,6 +164,12 @@ fs::path find_option(const fs::path& file, const std::string& group, const std::
   FUSION_CHECK(near != folders.end(), "config: command line: {}={}: there is no folder {}/ beside {} or above it, nor configs/{}/", group, option,
                group, file.string(), group);
   return option_in(*near, option);
+}
+
+std::vector<std::string> group_options(const fs::path& file, const std::string& group) {
+  for (const fs::path& folder : group_folders(file, group))
+    if (auto names = options_in(folder); !names.empty()) return names;
+  return {};
 }
 
 Node load_files(const std::vector<std::string>& files, const std::vector<Override>& choices) {

@@ -155,8 +155,10 @@ struct Mixture::State {
   }
 };
 
-Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed) : state_(std::make_unique<State>()) {
-  const std::vector<Entry> entries = read_entries(path, image_folder);
+Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples) : state_(std::make_unique<State>()) {
+  std::vector<Entry> entries = read_entries(path, image_folder);
+  for (Entry& entry : entries)
+    if (max_samples > 0) entry.max_samples = entry.max_samples > 0 ? std::min(entry.max_samples, max_samples) : max_samples;
 
   // Each file is mapped, split and hashed once, several at a time.
   struct Opened {

@@ -32,6 +32,11 @@ LoadedModel load_for_inference(const fs::path& folder, const LoadOptions& option
   // What a batch's longest sample decides in training is the sample's own here (model.md 2.5, formats.md 1.3).
   config.tune.pad_rows = PadRows::none;
   config.decoder.longrope_by = LongropeBy::sample;
+  if (options.output_grid > 0) {
+    FUSION_CHECK(options.output_grid <= config.tower.grid(), "infer: an output grid of side {} is larger than the tower's own of {}",
+                 options.output_grid, config.tower.grid());
+    config.tune.output_grid = options.output_grid;
+  }
 
   const auto tokenizer = load_tokenizer(folder);
   FUSION_CHECK(tokenizer->size() <= config.decoder.vocab_size,

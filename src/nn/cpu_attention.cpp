@@ -219,7 +219,7 @@ Call packed_call(const at::Tensor& qkv, at::IntArrayRef offsets, int64_t heads, 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
     const auto out = at::empty(q.sizes(), q.options()), log_sums = at::empty({q.size(0), q.size(2), q.size(1)}, q.options());
-    run_forward(dense_call(q, k, scale, causal), dense(q), dense(k), dense(v), dense(out), log_sums.data_ptr<float>());
+    if (!q.is_meta()) run_forward(dense_call(q, k, scale, causal), dense(q), dense(k), dense(v), dense(out), log_sums.data_ptr<float>());
     context->save_for_backward({q, k, v, out, log_sums});
     context->saved_data["scale"] = scale;
     context->saved_data["causal"] = causal;
@@ -230,8 +230,9 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const auto &q = saved[0], &k = saved[1], &v = saved[2];
     const auto to_out = gradients[0].stride(3) == 1 ? gradients[0] : gradients[0].contiguous();
     const auto to_q = at::empty(q.sizes(), q.options()), to_k = at::empty(k.sizes(), k.options()), to_v = at::empty(v.sizes(), v.options());
-    run_backward(dense_call(q, k, context->saved_data["scale"].toDouble(), context->saved_data["causal"].toBool()), dense(q), dense(k), dense(v),
-                 dense(saved[3]), saved[4].const_data_ptr<float>(), {dense(to_out), dense(to_q), dense(to_k), dense(to_v)});
+    if (!q.is_meta())
+      run_backward(dense_call(q, k, context->saved_data["scale"].toDouble(), context->saved_data["causal"].toBool()), dense(q), dense(k), dense(v),
+                   dense(saved[3]), saved[4].const_data_ptr<float>(), {dense(to_out), dense(to_q), dense(to_k), dense(to_v)});
     return {to_q, to_k, to_v, at::Tensor(), at::Tensor()};
   }
 };
@@ -239,8 +240,10 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
 struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, std::vector<int64_t> offsets, int64_t heads, double scale, bool causal) {
     const auto out = at::empty({qkv.size(0), heads, qkv.size(2)}, qkv.options()), log_sums = at::empty({qkv.size(0), heads}, qkv.options());
-    const Call call = packed_call(qkv, offsets, heads, scale, causal);
-    run_forward(call, slice(qkv, 0), slice(qkv, heads), slice(qkv, heads + call.kv_heads), slice(out, 0), log_sums.data_ptr<float>());
+    if (!qkv.is_meta()) {
+      const Call call = packed_call(qkv, offsets, heads, scale, causal);
+      run_forward(call, slice(qkv, 0), slice(qkv, heads), slice(qkv, heads + call.kv_heads), slice(out, 0), log_sums.data_ptr<float>());
+    }
     context->save_for_backward({qkv, out, log_sums});
     context->saved_data["offsets"] = std::move(offsets);
     context->saved_data["scale"] = scale;
@@ -252,6 +255,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     const auto &qkv = saved[0], &out = saved[1];
     const int64_t heads = out.size(1);
     const auto to_out = gradients[0].contiguous(), to_qkv = at::empty(qkv.sizes(), qkv.options());
+    if (qkv.is_meta()) return {to_qkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
     const Call call = packed_call(qkv, context->saved_data["offsets"].toIntVector(), heads, context->saved_data["scale"].toDouble(),
                                   context->saved_data["causal"].toBool());
     run_backward(call, slice(qkv, 0), slice(qkv, heads), slice(qkv, heads + call.kv_heads), slice(out, 0), saved[2].const_data_ptr<float>(),
@@ -263,6 +267,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 }  // namespace
 
 bool cpu_attention_serves(const at::Tensor& heads) {
+  if (heads.is_meta()) return true;  // `fusion plan` counts memory as our kernel, or a GPU's like it, keeps it
   return kernels::supported() && heads.is_cpu() && heads.scalar_type() == at::kFloat && heads.stride(-1) == 1 && heads.size(-1) % 8 == 0;
 }
 

@@ -30,14 +30,22 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-bool on_cpu_fp32(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
+// A tensor without data takes the way of a CPU's, so that `fusion plan` meets the same memory.
+bool on_cpu_fp32(const at::Tensor& x) { return (x.is_cpu() || x.is_meta()) && x.scalar_type() == at::kFloat; }
+
+template <class Kernel>
+void compute(const at::Tensor& x, const Kernel& kernel) {
+  if (!x.is_meta()) kernel();
+}
 
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps) {
     if (on_cpu_fp32(x)) {
       const auto dense = x.contiguous(), y = at::empty_like(dense), rows_rstd = at::empty({dense.size(0), 1}, dense.options());
-      kernels::rms_norm_rows(dense.const_data_ptr<float>(), weight.const_data_ptr<float>(), eps, dense.size(0), dense.size(1), y.data_ptr<float>(),
-                             rows_rstd.data_ptr<float>());
+      compute(x, [&] {
+        kernels::rms_norm_rows(dense.const_data_ptr<float>(), weight.const_data_ptr<float>(), eps, dense.size(0), dense.size(1), y.data_ptr<float>(),
+                               rows_rstd.data_ptr<float>());
+      });
       context->save_for_backward({dense, weight, rows_rstd});
       return y;
     }
@@ -51,8 +59,10 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto &x = saved[0], &weight = saved[1], &rstd = saved[2];
     if (on_cpu_fp32(x)) {
       const auto to_y = gradients[0].contiguous(), to_x = at::empty_like(x), to_weight = at::empty_like(weight);
-      kernels::rms_norm_rows_backward(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(),
-                                      to_y.const_data_ptr<float>(), x.size(0), x.size(1), to_x.data_ptr<float>(), to_weight.data_ptr<float>());
+      compute(x, [&] {
+        kernels::rms_norm_rows_backward(x.const_data_ptr<float>(), weight.const_data_ptr<float>(), rstd.const_data_ptr<float>(),
+                                        to_y.const_data_ptr<float>(), x.size(0), x.size(1), to_x.data_ptr<float>(), to_weight.data_ptr<float>());
+      });
       return {to_x, to_weight, at::Tensor()};
     }
     const auto gradient = gradients[0].to(at::kFloat);
@@ -72,17 +82,21 @@ struct SwigluPackedFunction : torch::autograd::Function<SwigluPackedFunction> {
     const int64_t R = x.size(0), width = x.size(1) / 2;
     if (!on_cpu_fp32(x)) return at::silu(x.narrow(1, 0, width)).mul_(x.narrow(1, width, width));
     const auto y = at::empty({R, width}, x.options());
-    const float* gate = x.const_data_ptr<float>();
-    kernels::swiglu_rows(gate, gate + width, 2 * width, R, width, y.data_ptr<float>());
+    compute(x, [&] {
+      const float* gate = x.const_data_ptr<float>();
+      kernels::swiglu_rows(gate, gate + width, 2 * width, R, width, y.data_ptr<float>());
+    });
     return y;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto x = context->get_saved_variables()[0], to_y = gradients[0].contiguous(), to_x = at::empty_like(x);
     const int64_t R = x.size(0), width = x.size(1) / 2;
     if (on_cpu_fp32(x)) {
-      const float* gate = x.const_data_ptr<float>();
-      float* to_gate = to_x.data_ptr<float>();
-      kernels::swiglu_rows_backward(gate, gate + width, 2 * width, to_y.const_data_ptr<float>(), R, width, to_gate, to_gate + width, 2 * width);
+      compute(x, [&] {
+        const float* gate = x.const_data_ptr<float>();
+        float* to_gate = to_x.data_ptr<float>();
+        kernels::swiglu_rows_backward(gate, gate + width, 2 * width, to_y.const_data_ptr<float>(), R, width, to_gate, to_gate + width, 2 * width);
+      });
       return {to_x};
     }
     const auto gate = x.narrow(1, 0, width), up = x.narrow(1, width, width);
@@ -97,7 +111,9 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     context->save_for_backward({gate, up});
     if (!serves(gate, up)) return at::silu(gate).mul_(up);
     const auto y = at::empty(gate.sizes(), gate.options());
-    kernels::swiglu_rows(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(1), gate.size(0), gate.size(1), y.data_ptr<float>());
+    compute(gate, [&] {
+      kernels::swiglu_rows(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(1), gate.size(0), gate.size(1), y.data_ptr<float>());
+    });
     return y;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
@@ -108,8 +124,10 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
       return {at::silu_backward(gradients[0] * up, gate), to_up};
     }
     const auto to_y = gradients[0].contiguous(), to_gate = at::empty_like(gate), to_up = at::empty_like(up);
-    kernels::swiglu_rows_backward(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(1), to_y.const_data_ptr<float>(), gate.size(0),
-                                  gate.size(1), to_gate.data_ptr<float>(), to_up.data_ptr<float>(), gate.size(1));
+    compute(gate, [&] {
+      kernels::swiglu_rows_backward(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.size(1), to_y.const_data_ptr<float>(),
+                                    gate.size(0), gate.size(1), to_gate.data_ptr<float>(), to_up.data_ptr<float>(), gate.size(1));
+    });
     return {to_gate, to_up};
   }
   static bool serves(const at::Tensor& gate, const at::Tensor& up) { return on_cpu_fp32(gate) && gate.is_contiguous() && up.is_contiguous(); }
@@ -122,13 +140,17 @@ struct GateFunction : torch::autograd::Function<GateFunction> {
     context->save_for_backward({x});
     context->saved_data["a"] = a;
     context->saved_data["b"] = b;
-    kernels::gate_forward({static_cast<float>(a), static_cast<float>(b)}, x.const_data_ptr<float>(), x.numel(), y.data_ptr<float>());
+    compute(x, [&] {
+      kernels::gate_forward({static_cast<float>(a), static_cast<float>(b)}, x.const_data_ptr<float>(), x.numel(), y.data_ptr<float>());
+    });
     return y;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto x = context->get_saved_variables()[0], to_y = gradients[0].contiguous(), to_x = at::empty_like(x);
     const auto factor = [&](const char* name) { return static_cast<float>(context->saved_data[name].toDouble()); };
-    kernels::gate_backward({factor("a"), factor("b")}, x.const_data_ptr<float>(), to_y.const_data_ptr<float>(), x.numel(), to_x.data_ptr<float>());
+    compute(x, [&] {
+      kernels::gate_backward({factor("a"), factor("b")}, x.const_data_ptr<float>(), to_y.const_data_ptr<float>(), x.numel(), to_x.data_ptr<float>());
+    });
     return {to_x, at::Tensor(), at::Tensor()};
   }
 };
@@ -150,8 +172,10 @@ at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::T
   const auto out = at::empty(x.sizes(), x.options());
   const int64_t heads = x.size(1), half = x.size(2) / 2;
   if (on_cpu_fp32(x) && x.is_contiguous()) {
-    kernels::rotate_rows(x.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0),
-                         heads, rotated, x.size(2), out.data_ptr<float>());
+    compute(x, [&] {
+      kernels::rotate_rows(x.const_data_ptr<float>(), cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), static_cast<float>(sign), x.size(0),
+                           heads, rotated, x.size(2), out.data_ptr<float>());
+    });
     return out;
   }
   const auto turned = x.narrow(1, 0, rotated), to = out.narrow(1, 0, rotated);
@@ -183,15 +207,19 @@ struct WindowsFunction : torch::autograd::Function<WindowsFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
     const auto q = query.contiguous(), k = key.contiguous(), v = value.contiguous(), out = at::empty_like(q);
     context->save_for_backward({q, k, v});
-    kernels::window_attention(sizes(q, k), q.const_data_ptr<float>(), k.const_data_ptr<float>(), v.const_data_ptr<float>(), out.data_ptr<float>());
+    compute(q, [&] {
+      kernels::window_attention(sizes(q, k), q.const_data_ptr<float>(), k.const_data_ptr<float>(), v.const_data_ptr<float>(), out.data_ptr<float>());
+    });
     return out;
   }
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto to_out = gradients[0].contiguous(), to_q = at::empty_like(saved[0]), to_k = at::empty_like(saved[1]), to_v = at::empty_like(saved[2]);
-    kernels::window_attention_backward(sizes(saved[0], saved[1]), saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(),
-                                       saved[2].const_data_ptr<float>(), to_out.const_data_ptr<float>(), to_q.data_ptr<float>(),
-                                       to_k.data_ptr<float>(), to_v.data_ptr<float>());
+    compute(saved[0], [&] {
+      kernels::window_attention_backward(sizes(saved[0], saved[1]), saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(),
+                                         saved[2].const_data_ptr<float>(), to_out.const_data_ptr<float>(), to_q.data_ptr<float>(),
+                                         to_k.data_ptr<float>(), to_v.data_ptr<float>());
+    });
     return {to_q, to_k, to_v};
   }
 };

@@ -4,8 +4,10 @@
 #include "fusion/base/signals.h"
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
+#include "fusion/train/prometheus.h"
 #include "fusion/train/runtime.h"
 #include "fusion/train/snapshot.h"
+#include "fusion/train/tensorboard.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -71,7 +73,7 @@ void Trainer::build_data() {
   FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
   tokenizer_ = stage_tokenizer(config_.model);
   encoder_ = std::make_shared<ConversationEncoder>(tokenizer_, config_.model.chat_template);
-  mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed);
+  mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples);
   if (!config_.data.eval.empty()) held_out_ = std::make_shared<Mixture>(config_.data.eval, config_.data.image_folder, config_.data.seed);
   plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size(), comm_.rank(), comm_.world());
   schedule_ = std::make_unique<Schedule>(config_.schedule, plan_->steps());
@@ -146,6 +148,8 @@ void Trainer::open_outputs() {
     auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, part_rates(rules_), job_.device);
     metrics_ = metrics.get();
     observers_.push_back(std::move(metrics));
+    if (config_.log.tensorboard) observers_.push_back(make_tensorboard(job_.folder.root / "tb", state_.step, part_rates(rules_), job_.device));
+    if (config_.log.prometheus) observers_.push_back(make_prometheus(job_.folder.root / "metrics.prom", part_rates(rules_), job_.device));
     observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
   }
 

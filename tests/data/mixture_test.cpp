@@ -100,6 +100,7 @@ TEST(Mixture, ExtrasOfADataSet) {
   EXPECT_EQ(mixture.modality_lengths(), (std::vector<int32_t>{3, -3, 3, -3, -3, -3, static_cast<int32_t>(mixture.modality_length(6))}));
   EXPECT_EQ(Mixture(folder / "m.yaml", "/pics", 0).sample(0).image, "/pics/p.jpg");
   EXPECT_EQ(Mixture(folder / "d/x.json", "", 0).sample(1).image, (folder / "d/p.jpg").string());
+  EXPECT_EQ(Mixture((folder.path() / "d/{y,x}.json").string(), "", 0, 1).size(), 2);
   EXPECT_EQ(Mixture((folder.path() / "d/{y,x}.json").string(), "", 0).sample(0).id, "y0");
   EXPECT_FAILS(mixture.sample(7), ExitCode::failure, "sample 7 of a mixture of 7");
 }

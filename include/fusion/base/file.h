@@ -109,6 +109,8 @@ class LineWriter {
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;
   void append(std::string_view line);
+  /// Bytes as they are, without a line's end.
+  void append_bytes(std::string_view bytes);
   void sync();
   uint64_t size() const { return size_; }
 

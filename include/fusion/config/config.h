@@ -41,7 +41,7 @@ struct StartConfig {
 
 struct DataConfig {
   std::string mixture, image_folder, eval;
-  int64_t max_length = 4096, workers = 2, prefetch = 4, bad_sample_budget = -1, eval_samples = 0;
+  int64_t max_length = 4096, workers = 2, prefetch = 4, bad_sample_budget = -1, eval_samples = 0, max_samples = 0;
   int64_t max_pixels = 89'000'000, seed = 0;
   bool shuffle = true, collapse_images = true;
   Grouping group = Grouping::released;
@@ -53,6 +53,7 @@ struct DataConfig {
   template <class Visitor>
   void visit(Visitor& v) {
     v("mixture", mixture, "Mixture YAML, or LLaVA .json or .jsonl files: a.json or {a,b}.json.", v.path());
+    v("max_samples", max_samples, "Rows taken of each file of the mixture; 0 = all.", v.at_least(0));
     v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.", v.path());
     v("eval", eval, "Held-out file for in-loop evaluation; empty = none.", v.path());
     v("eval_samples", eval_samples, "Samples of data.eval that are used; 0 = all.", v.at_least(0));
@@ -176,11 +177,14 @@ struct CheckpointConfig {
 struct LogConfig {
   std::string level = "info";
   int64_t every = 1;
+  bool tensorboard = false, prometheus = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("level", level, "Least severe message that is shown.", v.one_of({"trace", "debug", "info", "warn", "error", "off"}));
     v("every", every, "Steps between lines on the terminal; metrics.jsonl holds every step.", v.positive());
+    v("tensorboard", tensorboard, "Also write event files for TensorBoard: tb/ in the folder of the stage.");
+    v("prometheus", prometheus, "Also keep metrics.prom in the folder of the stage, for Prometheus' textfile collector.");
   }
 };
 

@@ -12,5 +12,7 @@ Node load_files(const std::vector<std::string>& files, const std::vector<Overrid
 
 /// The file of an option: <group>/<option>.yaml in the folder of `file` or one above it, else in configs/ of the working folder.
 fs::path find_option(const fs::path& file, const std::string& group, const std::string& option);
+/// Names of the group's options there, in order; empty when it is no group.
+std::vector<std::string> group_options(const fs::path& file, const std::string& group);
 
 }  // namespace fusion

@@ -29,7 +29,8 @@ struct SourceInfo {
 class Mixture {
  public:
   /// `image_folder`: root of relative picture paths of data sets that name none; empty = the folder of the annotation file.
-  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed);
+  /// `max_samples` bounds the rows taken of each file, as its key does; 0 = no limit.
+  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples = 0);
   ~Mixture();
 
   int64_t size() const;

@@ -13,6 +13,7 @@ struct LoadOptions {
   at::Device device = at::kCPU;
   std::optional<at::ScalarType> dtype = std::nullopt;    // empty = torch_dtype of config.json
   std::optional<Template> chat_template = std::nullopt;  // empty = the folder's own, else by decoder and tokenizer
+  int64_t output_grid = 0;                               // side of the image grid that enters the decoder; 0 = the folder's own
 };
 
 struct LoadedModel {

@@ -1,0 +1,29 @@
+// TensorBoard's event files, written without its libraries (docs: TensorBoard's event_file_writer; the records are TFRecords).
+#pragma once
+
+#include "fusion/train/observer.h"
+
+namespace fusion {
+
+/// One file of a run. A resumed run opens another one and says from which step it counts: TensorBoard then drops later points of older files.
+class EventFile {
+ public:
+  /// Makes events.out.tfevents.<time>.<host>.<pid> in `folder`. `first_step`: steps done before; 0 = a new run.
+  EventFile(const fs::path& folder, int64_t first_step);
+  /// Scalars of one step, each under its tag.
+  void scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values);
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+  LineWriter file_;
+};
+
+/// The event file of a stage: losses and their parts, norms, rates, speed, waiting, memory, latents drawn, evaluations.
+std::unique_ptr<Observer> make_tensorboard(const fs::path& folder, int64_t first_step, std::vector<std::pair<std::string, double>> rates,
+                                           c10::Device device);
+
+/// CRC-32C (Castagnoli), as TFRecords use it.
+uint32_t crc32c(std::string_view bytes);
+
+}  // namespace fusion
