@@ -30,7 +30,8 @@ endforeach()
 add_library(LibTorch::torch INTERFACE IMPORTED)
 target_compile_options(LibTorch::torch INTERFACE ${fusion_torch_includes})
 target_compile_definitions(LibTorch::torch INTERFACE AT_PER_OPERATOR_HEADERS USE_DISTRIBUTED)
-target_link_options(LibTorch::torch INTERFACE "-Wl,--enable-new-dtags" "-Wl,--allow-shlib-undefined" "-Wl,-rpath,${TORCH_ROOT}/lib")
+# As an option -lgloo comes before every library, libtorch_cuda too, which holds a third gloo of another layout.
+target_link_options(LibTorch::torch INTERFACE "-lgloo" "-Wl,--enable-new-dtags" "-Wl,--allow-shlib-undefined" "-Wl,-rpath,${TORCH_ROOT}/lib")
 target_link_libraries(LibTorch::torch INTERFACE "${TORCH_ROOT}/lib/libtorch_cpu.so" "${TORCH_ROOT}/lib/libc10.so")
 
 find_program(FUSION_NVCC nvcc HINTS /usr/local/cuda/bin)

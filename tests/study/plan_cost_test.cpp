@@ -184,10 +184,12 @@ TEST_P(PlanCost, AgreesWithARealStep) {
   options.recompute = config.train.recompute;
   FusionModel model(model_config, options);
   model.parameters().initialize(1);
-  AdamW optimizer(model.parameters(), apply_rules(model.parameters(), config.train, config.optimizer), config.optimizer);
-  const Schedule schedule(config.schedule, 10);
+  const auto rules = apply_rules(model.parameters(), config.train, config.optimizer);
   SingleProcess comm;
-  StepEngine engine(model, optimizer, schedule, config, comm);
+  Sharding sharding(model.parameters(), model.forward_order(), {}, comm, nullptr);
+  AdamW optimizer(model.parameters(), rules, config.optimizer);
+  const Schedule schedule(config.schedule, 10);
+  StepEngine engine(model, sharding, optimizer, schedule, config, comm);
   engine.run(0, micros_of(model_config));
   allocator().restart();
   double counted = 0;
