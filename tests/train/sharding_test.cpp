@@ -22,7 +22,7 @@ using test::run_ranks;
 using test::TempFolder;
 using test::tiny_sample;
 
-constexpr int64_t kSteps = 4;
+constexpr int64_t kSteps = 3;
 
 struct Options {
   int64_t zero = 0, lanes = 1;
