@@ -99,8 +99,8 @@ constexpr const char* kHead = "final norm and head";
 /// Gradients as a step sums them, and what lives when.
 class CountedGradients : public MicroGradients {
  public:
-  CountedGradients(GradientTurns& turns, int64_t micro, int64_t& gradients, int64_t& logits)
-      : MicroGradients(turns, micro), gradients_(gradients), logits_(logits) {}
+  CountedGradients(GradientTurns& turns, int64_t micro, Sharding& sharding, int64_t& gradients, int64_t& logits)
+      : MicroGradients(turns, micro, sharding), gradients_(gradients), logits_(logits) {}
 
   void acquire(const Unit& unit) override {
     if (unit.name != kHead) return;
@@ -149,7 +149,10 @@ StepMemory measure_memory(const ModelConfig& model_config, const Config& config,
   options.recompute = config.train.recompute;
   options.skip_text_only_vision = config.data.text_only_vision == TextOnlyVision::skip;
   FusionModel model(model_config, options);
-  AdamW optimizer(model.parameters(), apply_rules(model.parameters(), config.train, config.optimizer), config.optimizer);
+  const auto rules = apply_rules(model.parameters(), config.train, config.optimizer);
+  SingleProcess alone;
+  Sharding sharding(model.parameters(), model.forward_order(), {}, alone, nullptr);
+  AdamW optimizer(model.parameters(), rules, config.optimizer);
 
   StepMemory memory;
   int64_t longest = 0;
@@ -160,13 +163,13 @@ StepMemory measure_memory(const ModelConfig& model_config, const Config& config,
     memory.gradients += 4 * parameter.numel();
     longest = std::max(longest, 4 * parameter.numel());
   }
-  for (const auto& [name, tensor] : optimizer.state()) memory.optimizer += static_cast<int64_t>(tensor.nbytes());
+  for (const AdamW::Moment& moment : optimizer.state()) memory.optimizer += static_cast<int64_t>(moment.value.nbytes());
 
   live.restart();
   int64_t gradients = 0, gradients_then = 0;
   GradientTurns turns(static_cast<int64_t>(micros.size()));
   for (size_t m = 0; m < micros.size(); ++m) {
-    CountedGradients policy(turns, static_cast<int64_t>(m), gradients, memory.logits);
+    CountedGradients policy(turns, static_cast<int64_t>(m), sharding, gradients, memory.logits);
     live.on_peak = [&] {
       gradients_then = gradients;
       policy.note();

@@ -58,8 +58,7 @@ void check_same_run(const fs::path& manifest_file, const Recipe& recipe, const s
 
 RunFolder::RunFolder(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, Communicator& comm)
     : recipe_(recipe) {
-  const Config& config = recipe.stages.front().config;
-  path_ = config.run.dir.empty() ? fs::path("runs") / (recipe.name + "-" + recipe.digest) : fs::path(config.run.dir);
+  path_ = run_path(recipe);
   together(comm, "run folder", [&] {
     if (comm.rank() == 0) open(overrides, version, comm.world());
     return "";
