@@ -28,8 +28,12 @@ Ledger::Ledger(const fs::path& path, int64_t keep_bytes) : path_(path), lines_(p
 }
 
 void Ledger::append(const Rejection& rejection, int64_t epoch) {
-  Json line = to_json(rejection);
-  line["epoch"] = epoch;
+  Json line;
+  const Json fields = to_json(rejection);
+  for (const auto& [name, value] : fields.items()) {
+    line[name] = value;
+    if (name == "position") line["epoch"] = epoch;  // of which it is the place
+  }
   lines_.append(dump_json(line, -1));
   ++count_;
   ++per_epoch_[epoch];

@@ -268,14 +268,15 @@ TEST_F(RecipeTest, ChoicesTakeOtherFilesOfAGroup) {
   EXPECT_THAT(usage_error([&] { load_recipe({run}, {"~model=large"}); }), HasSubstr("no file of the group"));
 }
 
-TEST_F(RecipeTest, TheDigestLeavesOutRunAndLog) {
+TEST_F(RecipeTest, TheDigestLeavesOutRunAndLogAndHowTheWorkIsSpread) {
   const std::string digest = load("train: {epochs: 2}\n").digest;
   EXPECT_THAT(digest, testing::MatchesRegex("[0-9a-f]{8}|[0-9a-f]+"));
   EXPECT_EQ(digest.size(), 8u);
   EXPECT_EQ(load("", {"train.epochs=2"}).digest, digest);
   EXPECT_EQ(load("train: {epochs: 2}\n", {"log.level=warn", "run.name=other", "run.dir=/x"}).digest, digest);
   EXPECT_NE(load("train: {epochs: 3}\n").digest, digest);
-  EXPECT_NE(load("train: {epochs: 2}\n", {"runtime.threads=1"}).digest, digest);
+  EXPECT_EQ(load("train: {epochs: 2}\n", {"runtime.threads=1", "train.zero=2"}).digest, digest);
+  EXPECT_NE(load("train: {epochs: 2}\n", {"train.reduce_dtype=bf16"}).digest, digest);
 }
 
 TEST_F(RecipeTest, TextsReadBack) {
