@@ -1,5 +1,6 @@
 #include "fusion/dist/launch.h"
 
+#include "fusion/base/child_process.h"
 #include "fusion/config/config.h"
 #include "fusion/train/checkpoint.h"
 #include "fusion/train/find_model.h"
@@ -64,7 +65,7 @@ int run_launch(LaunchArguments& arguments, const std::vector<std::string>& words
     if (arguments.logs.empty()) options.logs = run / "logs";
     options.progress = [run] { return steps_saved(run); };
   }
-  options.command = {fs::read_symlink("/proc/self/exe").string()};
+  options.command = {own_program().string()};
   options.command.insert(options.command.end(), words.begin(), words.end());
   return launch(options);
 }

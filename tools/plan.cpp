@@ -37,7 +37,6 @@ void add_plan(CLI::App& app, ExitCode&) {
       ->check(CLI::IsMember({"h100", "h200", "a100", "cpu"}))
       ->capture_default_str();
   command->add_option("--world", request.world, "Processes, one device each")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--zero", request.zero, "ZeRO level 0 to 3 of the plan")->check(CLI::Range(0, 3))->capture_default_str();
   command->add_option("--rows", request.sample.rows, "Decoder rows per sample; default: 1024, at most data.max_length")->check(CLI::PositiveNumber);
   command->add_option("--questions", request.sample.questions, "Questions per sample")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--text", request.sample.text, "Instruct tokens per sample")->check(CLI::PositiveNumber)->capture_default_str();

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -35,61 +36,75 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
   return out;
 }
 
-std::vector<std::string> environment_with(const std::vector<std::pair<std::string, std::string>>& more) {
+std::vector<std::string> environment_of(const ChildOptions& options) {
   std::vector<std::string> all;
+  const auto named = [](const std::string& entry, const std::string& name) { return entry.starts_with(name + "="); };
   for (char** entry = environ; *entry; ++entry) {
     const std::string text = *entry;
-    bool replaced = false;
-    for (const auto& [name, value] : more) replaced = replaced || text.starts_with(name + "=");
-    if (!replaced) all.push_back(text);
+    const bool dropped = std::any_of(options.unset.begin(), options.unset.end(), [&](const std::string& name) { return named(text, name); }) ||
+                         std::any_of(options.environment.begin(), options.environment.end(), [&](const auto& set) { return named(text, set.first); });
+    if (!dropped) all.push_back(text);
   }
-  for (const auto& [name, value] : more) all.push_back(name + "=" + value);
+  for (const auto& [name, value] : options.environment) all.push_back(name + "=" + value);
   return all;
+}
+
+/// In the new process, until exec: only calls that are safe after fork.
+[[noreturn]] void become(char* const* arguments, char* const* environment, int output, int messages, int death_signal, pid_t parent) {
+  ::setpgid(0, 0);
+  ::prctl(PR_SET_PDEATHSIG, death_signal);
+  if (::getppid() != parent) ::_exit(128 + death_signal);  // it was gone before the line above
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::signal(SIGPIPE, SIG_DFL);
+  ::signal(SIGXFSZ, SIG_DFL);
+  const int nothing = ::open("/dev/null", O_RDONLY);
+  if (nothing >= 0 && ::dup2(nothing, 0) >= 0 && ::dup2(output, 1) >= 0 && ::dup2(messages, 2) >= 0)
+    ::execvpe(arguments[0], arguments, environment);
+  const char* reason = ::strerror(errno);
+  for (const char* part : {"error: process: cannot start ", static_cast<const char*>(arguments[0]), ": ", reason, "\n"})
+    if (::write(2, part, ::strlen(part)) < 0) break;
+  ::_exit(static_cast<int>(ExitCode::usage));
 }
 
 }  // namespace
 
-ChildProcess::ChildProcess(const ChildOptions& options) {
+ChildProcess::ChildProcess(const ChildOptions& options) : death_signal_(options.death_signal) {
   const bool same = options.output == options.messages;
   const Output messages(options.messages, O_APPEND), output(options.output, same ? O_APPEND : O_TRUNC);
-  std::vector<std::string> arguments = options.arguments, environment = environment_with(options.environment);
+  std::vector<std::string> arguments = options.arguments, environment = environment_of(options);
   const auto argv = pointers(arguments), envp = pointers(environment);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
-  if (pid_ < 0) fail(ExitCode::failure, "process: fork: {}", std::strerror(errno));
-  if (pid_ > 0) return;
-
-  // The child: only calls that are safe between fork and exec.
-  ::setpgid(0, 0);
-  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-  if (::getppid() != parent) ::_exit(143);  // the parent died before the line above
-  ::signal(SIGPIPE, SIG_DFL);
-  ::signal(SIGXFSZ, SIG_DFL);
-  const int nothing = ::open("/dev/null", O_RDONLY);
-  if (nothing < 0 || ::dup2(nothing, 0) < 0 || ::dup2(output.fd(), 1) < 0 || ::dup2(messages.fd(), 2) < 0) ::_exit(127);
-  ::execve(argv[0], argv.data(), envp.data());
-  ::_exit(127);
+  if (pid_ == 0) become(argv.data(), envp.data(), output.fd(), messages.fd(), death_signal_, parent);
+  if (pid_ < 0) fail(ExitCode::failure, "process: cannot make another process (ulimit -u): {}", std::strerror(errno));
+  ::setpgid(pid_, pid_);  // here too, so that the group is there whoever comes first
 }
 
 ChildProcess::~ChildProcess() {
   if (pid_ < 0 || end_) return;
-  signal(SIGTERM);
+  signal(death_signal_);
   while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
   }
 }
 
 std::optional<ChildEnd> ChildProcess::poll() {
   if (end_) return end_;
+  siginfo_t info = {};
+  if (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) != 0 && errno != EINTR)
+    fail(ExitCode::failure, "process: waitid {}: {}", pid_, std::strerror(errno));
+  if (info.si_pid == 0) return std::nullopt;
+  ::kill(-pid_, SIGKILL);  // what it may have started itself; its number is ours until waitpid
   int status = 0;
-  const pid_t ended = ::waitpid(pid_, &status, WNOHANG);
-  if (ended < 0 && errno != EINTR) fail(ExitCode::failure, "process: waitpid {}: {}", pid_, std::strerror(errno));
-  if (ended != pid_) return std::nullopt;
-  end_ = WIFSIGNALED(status) ? ChildEnd{128 + WTERMSIG(status), true} : ChildEnd{WEXITSTATUS(status), false};
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  end_ = WIFSIGNALED(status) ? ChildEnd{128 + WTERMSIG(status), WTERMSIG(status)} : ChildEnd{WEXITSTATUS(status), 0};
   return end_;
 }
 
 void ChildProcess::signal(int number) {
-  if (pid_ > 0 && !end_) ::kill(pid_, number);
+  if (pid_ > 0 && !end_) ::kill(-pid_, number);
 }
 
 fs::path own_program() { return fs::read_symlink("/proc/self/exe"); }

@@ -320,6 +320,17 @@ uint64_t free_bytes(const fs::path& path) {
 
 // ---- Locks
 
+PrivateFolder::PrivateFolder(const std::string& name) {
+  std::string made = (fs::temp_directory_path() / (name + "-XXXXXX")).string();
+  if (!::mkdtemp(made.data())) io_error("make folder", made);
+  path_ = made;
+}
+
+PrivateFolder::~PrivateFolder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
 FileLock::FileLock(const fs::path& path) {
   Descriptor file(open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
   if (file.get() < 0) io_error("open", path);

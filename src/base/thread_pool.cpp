@@ -1,5 +1,7 @@
 #include "fusion/base/thread_pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <exception>
 
@@ -36,6 +38,11 @@ void ThreadPool::run(std::function<void()> job) {
     jobs_.push_back(std::move(job));
   }
   changed_.notify_one();
+}
+
+int available_cores() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
 void parallel_for(int64_t n, int64_t threads, const std::function<void(int64_t, int64_t)>& body) {

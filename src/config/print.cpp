@@ -79,7 +79,9 @@ std::string recipe_digest(const Recipe& recipe) {
     train.shard_group = {};
     train.accumulate = {};
     train.recompute = {};
-    if (stage.config.loss.average == Average::token && stage.config.data.group == Grouping::none) train.micro_batch = 1;
+    const bool micro_batches_matter = stage.config.loss.average != Average::token || stage.config.data.group != Grouping::none ||
+                                      stage.config.card.draw == Draw::micro_step || stage.config.neighbours_matter();
+    if (!micro_batches_matter) train.micro_batch = 1;
     std::erase_if(stage.missing, [](const std::string& key) { return key.starts_with("run.") || key.starts_with("log."); });
     if (!recipe.staged) stage.name.clear();  // it is the run's
   }

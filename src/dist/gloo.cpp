@@ -1,11 +1,13 @@
 #include "gloo.h"
 
 #include "fusion/base/error.h"
+#include "reason.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/maximum.h>
+#include <gloo/config.h>
 #include <gloo/rendezvous/context.h>
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
@@ -122,7 +124,7 @@ class GlooCommunicator : public Communicator {
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      fail(ExitCode::timeout, "dist: rank {} of {} could not connect to the others from {}: {}", rank_, world_, options.address, error.what());
+      fail(ExitCode::timeout, "dist: rank {} of {} could not connect to the others from {}: {}", rank_, world_, options.address, reason_of(error));
     }
   }
 
@@ -231,7 +233,7 @@ class GlooCommunicator : public Communicator {
       if (std::chrono::steady_clock::now() >= deadline)
         fail(ExitCode::timeout, "dist: rank {} of {}: {}: no answer from rank {} in {} s (it hangs, or is slower than runtime.timeout allows)", rank_,
              world_, name, peer, std::chrono::duration<double>(timeout_).count());
-      fail(ExitCode::requeue, "dist: rank {} of {}: {}: rank {} is gone ({})", rank_, world_, name, peer, error.what());
+      fail(ExitCode::requeue, "dist: rank {} of {}: {}: rank {} is gone ({})", rank_, world_, name, peer, reason_of(error));
     }
   }
 
@@ -250,6 +252,8 @@ class GlooCommunicator : public Communicator {
 };
 
 }  // namespace
+
+std::string gloo_version() { return fmt::format("{}.{}.{}", GLOO_VERSION_MAJOR, GLOO_VERSION_MINOR, GLOO_VERSION_PATCH); }
 
 std::unique_ptr<Communicator> connect_gloo(const GlooOptions& options, const Board& board) {
   return std::make_unique<GlooCommunicator>(options, board);

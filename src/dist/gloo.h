@@ -21,6 +21,8 @@ struct Board {
   std::function<void(const std::vector<std::string>& keys, std::chrono::milliseconds timeout)> wait;       // throws when time is up
 };
 
+std::string gloo_version();
+
 std::unique_ptr<Communicator> connect_gloo(const GlooOptions& options, const Board& board);
 
 }  // namespace fusion

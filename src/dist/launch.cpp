@@ -1,26 +1,20 @@
 #include "fusion/dist/launch.h"
 
+#include "fusion/base/child_process.h"
 #include "fusion/base/error.h"
 #include "fusion/base/log.h"
 #include "fusion/base/output_file.h"
+#include "fusion/base/thread_pool.h"
 
-#include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
+#include <cstdlib>
 #include <optional>
 #include <system_error>
-
-extern char** environ;
 
 namespace fusion {
 namespace {
@@ -54,36 +48,10 @@ class SignalQueue {
     const timespec time = {limit.count() / 1000, limit.count() % 1000 * 1'000'000};
     return std::max(0, sigtimedwait(&set_, nullptr, &time));
   }
-  const sigset_t& before() const { return before_; }
 
  private:
   sigset_t set_, before_;
 };
-
-/// A folder that only this user can look into, removed at the end.
-class PrivateFolder {
- public:
-  PrivateFolder() {
-    std::string name = (fs::temp_directory_path() / "fusion-launch-XXXXXX").string();
-    if (!mkdtemp(name.data())) fail(ExitCode::io, "launch: cannot make {}: {}", name, std::generic_category().message(errno));
-    path_ = name;
-  }
-  ~PrivateFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  PrivateFolder(const PrivateFolder&) = delete;
-  PrivateFolder& operator=(const PrivateFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-int available_cores() {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 /// 128 random bits: ranks of another start never pass for ours.
 std::string random_token() {
@@ -92,77 +60,36 @@ std::string random_token() {
   return fmt::format("{:016x}{:016x}", bits[0], bits[1]);
 }
 
-/// This process's environment with some variables replaced.
-class ChildEnvironment {
- public:
-  ChildEnvironment() {
-    for (char** entry = environ; *entry; ++entry) entries_.emplace_back(*entry);
-  }
-  bool has(const std::string& name) const {
-    return std::any_of(entries_.begin(), entries_.end(), [&](const std::string& entry) { return entry.starts_with(name + "="); });
-  }
-  void remove(const std::string& name) {
-    std::erase_if(entries_, [&](const std::string& entry) { return entry.starts_with(name + "="); });
-  }
-  void set(const std::string& name, const std::string& value) {
-    remove(name);
-    entries_.push_back(name + "=" + value);
-  }
-  std::vector<char*> pointers() {
-    std::vector<char*> out;
-    for (std::string& entry : entries_) out.push_back(entry.data());
-    out.push_back(nullptr);
-    return out;
-  }
-
- private:
-  std::vector<std::string> entries_;
-};
-
-ChildEnvironment shared_environment(const LaunchOptions& options, const fs::path& rendezvous, const std::string& token) {
-  ChildEnvironment environment;
-  for (const char* name : {"TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE", "FUSION_RENDEZVOUS", "MASTER_PORT"})
-    environment.remove(name);
-  environment.set("WORLD_SIZE", std::to_string(options.nodes * options.processes));
-  environment.set("LOCAL_WORLD_SIZE", std::to_string(options.processes));
-  environment.set("GROUP_RANK", std::to_string(options.node));
+/// What all ranks of the node are told; the rest of their environment is the launcher's.
+ChildOptions options_for_all(const LaunchOptions& options, const fs::path& rendezvous) {
+  ChildOptions child;
+  child.arguments = options.command;
+  child.death_signal = SIGKILL;
+  child.unset = {"TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE", "FUSION_RENDEZVOUS", "MASTER_PORT"};
+  const auto set = [&](const char* name, const std::string& value) { child.environment.emplace_back(name, value); };
+  set("WORLD_SIZE", std::to_string(options.nodes * options.processes));
+  set("LOCAL_WORLD_SIZE", std::to_string(options.processes));
+  set("GROUP_RANK", std::to_string(options.node));
   if (options.nodes == 1) {
-    environment.set("FUSION_RENDEZVOUS", rendezvous.string());
-    environment.set("FUSION_JOB", token);
-    environment.set("MASTER_ADDR", "127.0.0.1");
+    set("FUSION_RENDEZVOUS", rendezvous.string());
+    set("FUSION_JOB", random_token());
+    set("MASTER_ADDR", "127.0.0.1");
   } else {  // the launchers of the nodes share no secret of their own: the user may set one for all
-    if (!environment.has("FUSION_JOB")) environment.set("FUSION_JOB", fmt::format("{}:{}", options.address, options.port));
-    environment.set("MASTER_ADDR", options.address);
-    environment.set("MASTER_PORT", std::to_string(options.port));
+    if (!std::getenv("FUSION_JOB")) set("FUSION_JOB", fmt::format("{}:{}", options.address, options.port));
+    set("MASTER_ADDR", options.address);
+    set("MASTER_PORT", std::to_string(options.port));
   }
-  if (!environment.has("OMP_NUM_THREADS"))
-    environment.set("OMP_NUM_THREADS", std::to_string(std::max<int64_t>(1, available_cores() / options.processes)));
-  return environment;
-}
-
-/// In the new process, until exec: only calls that are safe after fork.
-[[noreturn]] void become(char* const* command, char* const* environment, int output, int null, pid_t parent, const sigset_t& mask) {
-  setpgid(0, 0);  // Ctrl-C reaches the launcher alone, which passes it on once
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(128 + SIGKILL);  // it was gone before the line above
-  dup2(null, STDIN_FILENO);
-  dup2(output, STDOUT_FILENO);
-  dup2(output, STDERR_FILENO);
-  pthread_sigmask(SIG_SETMASK, &mask, nullptr);
-  execvpe(command[0], command, environment);
-  const char* reason = strerror(errno);
-  for (const char* part : {"launch: cannot start ", static_cast<const char*>(command[0]), ": ", reason, "\n"})
-    if (write(STDERR_FILENO, part, strlen(part)) < 0) break;
-  _exit(static_cast<int>(ExitCode::usage));
+  if (!std::getenv("OMP_NUM_THREADS"))
+    set("OMP_NUM_THREADS", std::to_string(std::max<int64_t>(1, available_cores() / options.processes)));
+  return child;
 }
 
 /// One rank of this node.
-struct Child {
+struct Rank {
   int64_t rank;
   OutputFile output;
-  pid_t pid = -1;
-  std::optional<int> code = {};  // once it has ended: its exit code, 128 + n for signal n
-  int signal = 0;                // that ended it
+  std::optional<ChildProcess> process = {};
+  std::optional<ChildEnd> end = {};
 };
 
 /// 75 and 130: the rank did what it was asked, and the others are about to.
@@ -174,19 +101,10 @@ class Attempt {
   Attempt(const LaunchOptions& options, const SignalQueue& signals, int number) : options_(options), signals_(signals) {
     for (int64_t local = 0; local < options.processes; ++local) {
       const int64_t rank = options.node * options.processes + local;
-      children_.push_back({rank, OutputFile(options.logs / fmt::format("rank-{:05}.log", rank))});
-      if (number > 0) children_.back().output.append(fmt::format("launch: restart {}\n", number));
+      ranks_.push_back({rank, OutputFile(options.logs / fmt::format("rank-{:05}.log", rank))});
+      if (number > 0) ranks_.back().output.append(fmt::format("launch: restart {}\n", number));
     }
   }
-  ~Attempt() {
-    for (Child& child : children_)
-      if (child.pid > 0 && !child.code) {
-        kill(-child.pid, SIGKILL);
-        waitpid(child.pid, nullptr, 0);
-      }
-  }
-  Attempt(const Attempt&) = delete;
-  Attempt& operator=(const Attempt&) = delete;
 
   /// Returns the code of the first rank that failed, 0 when none did.
   int run() {
@@ -198,14 +116,15 @@ class Attempt {
       if (kill_at_ && Clock::now() >= *kill_at_) send(SIGKILL);
     }
     show_first_rank();
-    return first_ ? *first_->code : 0;
+    return first_ ? first_->end->code : 0;
   }
   /// The stop signal that came, 0 for none.
   int stop() const { return stop_; }
   /// Who stopped first, how, and its last words.
   std::string report() const {
-    const std::string end = first_->signal != 0 ? fmt::format("was ended by signal {} ({})", first_->signal, strsignal(first_->signal))
-                                                : fmt::format("returned code {}", *first_->code);
+    const int signal = first_->end->signal;
+    const std::string end = signal != 0 ? fmt::format("was ended by signal {} ({})", signal, strsignal(signal))
+                                        : fmt::format("returned code {}", first_->end->code);
     std::string text = fmt::format("rank {} was the first to stop, after {:.1f} s: it {}; its output: {}", first_->rank,
                                    std::chrono::duration<double>(stopped_at_ - began_).count(), end, first_->output.path().string());
     for (const std::string& line : first_->output.last_lines(10)) text += "\n    " + line;
@@ -214,37 +133,24 @@ class Attempt {
 
  private:
   void start() {
-    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (null < 0) fail(ExitCode::io, "launch: cannot open /dev/null: {}", std::generic_category().message(errno));
-    ChildEnvironment environment = shared_environment(options_, rendezvous_.path(), random_token());
-    std::vector<std::string> words = options_.command;
-    std::vector<char*> command;
-    for (std::string& word : words) command.push_back(word.data());
-    command.push_back(nullptr);
-    const pid_t parent = getpid();
-    for (Child& child : children_) {
-      environment.set("RANK", std::to_string(child.rank));
-      environment.set("LOCAL_RANK", std::to_string(child.rank - options_.node * options_.processes));
-      const std::vector<char*> variables = environment.pointers();
-      child.pid = fork();
-      if (child.pid == 0) become(command.data(), variables.data(), child.output.descriptor(), null, parent, signals_.before());
-      if (child.pid < 0) {
-        const int code = errno;
-        close(null);
-        fail(ExitCode::failure, "launch: cannot start rank {}: {} (ulimit -u)", child.rank, std::generic_category().message(code));
-      }
-      setpgid(child.pid, child.pid);  // here too, so that the group is there whoever comes first
+    ChildOptions child = options_for_all(options_, rendezvous_.path());
+    const size_t shared = child.environment.size();
+    for (Rank& rank : ranks_) {
+      child.output = child.messages = rank.output.path();
+      child.environment.resize(shared);
+      child.environment.emplace_back("RANK", std::to_string(rank.rank));
+      child.environment.emplace_back("LOCAL_RANK", std::to_string(rank.rank - options_.node * options_.processes));
+      rank.process.emplace(child);
     }
-    close(null);
   }
 
   bool running() const {
-    return std::any_of(children_.begin(), children_.end(), [](const Child& child) { return !child.code; });
+    return std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return !rank.end; });
   }
 
-  void send(int signal) const {
-    for (const Child& child : children_)
-      if (!child.code) kill(-child.pid, signal);
+  void send(int signal) {
+    for (Rank& rank : ranks_)
+      if (!rank.end) rank.process->signal(signal);
   }
 
   void pass_on(int signal) {
@@ -261,26 +167,22 @@ class Attempt {
 
   /// Takes note of all that have ended. Of several at once, one that a signal ended is rather the cause than the victim.
   void reap() {
-    std::vector<Child*> ended;
-    for (Child& child : children_) {
-      siginfo_t info = {};
-      if (child.code || waitid(P_PID, static_cast<id_t>(child.pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) continue;
-      kill(-child.pid, SIGKILL);  // what it may have started itself; its number is ours until waitpid
-      int status = 0;
-      waitpid(child.pid, &status, 0);
-      child.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-      child.code = child.signal != 0 ? 128 + child.signal : WEXITSTATUS(status);
-      ended.push_back(&child);
+    std::vector<const Rank*> ended;
+    for (Rank& rank : ranks_) {
+      if (rank.end) continue;
+      rank.end = rank.process->poll();
+      if (rank.end) ended.push_back(&rank);
     }
-    std::stable_sort(ended.begin(), ended.end(), [](const Child* a, const Child* b) { return a->signal != 0 && b->signal == 0; });
-    for (const Child* child : ended) judge(*child);
+    std::stable_sort(ended.begin(), ended.end(), [](const Rank* a, const Rank* b) { return a->end->signal != 0 && b->end->signal == 0; });
+    for (const Rank* rank : ended) judge(*rank);
   }
 
-  void judge(const Child& child) {
-    if (*child.code == 0 || ending_) return;
-    const bool good = in_good_order(*child.code);
+  void judge(const Rank& rank) {
+    const int code = rank.end->code;
+    if (code == 0 || ending_) return;
+    const bool good = in_good_order(code);
     if (first_ && good) return;
-    first_ = &child;
+    first_ = &rank;
     stopped_at_ = Clock::now();
     if (good) return end_within(options_.leave_time);
     ending_ = true;  // whatever the others return from now on is our doing
@@ -291,15 +193,15 @@ class Attempt {
   /// Copies what rank 0 has written since to our own output.
   void show_first_rank() {
     if (options_.node != 0) return;
-    for (std::string text; !(text = children_.front().output.read_new()).empty();) fwrite(text.data(), 1, text.size(), stdout);
+    for (std::string text; !(text = ranks_.front().output.read_new()).empty();) fwrite(text.data(), 1, text.size(), stdout);
     fflush(stdout);
   }
 
   const LaunchOptions& options_;
   const SignalQueue& signals_;
-  PrivateFolder rendezvous_;
-  std::vector<Child> children_;
-  const Child* first_ = nullptr;
+  PrivateFolder rendezvous_{"fusion-launch"};
+  std::vector<Rank> ranks_;
+  const Rank* first_ = nullptr;
   bool ending_ = false;
   int stop_ = 0;
   std::optional<Clock::time_point> kill_at_;

@@ -1,6 +1,7 @@
 #include "nccl.h"
 
 #include "fusion/base/error.h"
+#include "reason.h"
 
 #include <ATen/core/grad_mode.h>
 #include <c10/cuda/CUDAEvent.h>
@@ -96,7 +97,7 @@ class NcclCommunicator : public Communicator {
       verb();
       done->record(stream_);
     } catch (const std::exception& error) {
-      fail(ExitCode::requeue, "dist: rank {} of {}: {}: {}", rank(), world(), name, error.what());
+      fail(ExitCode::requeue, "dist: rank {} of {}: {}: {}", rank(), world(), name, reason_of(error));
     }
     return Pending([done, kept = std::move(kept), device = stream_.device_index()] { done->block(c10::cuda::getCurrentCUDAStream(device)); });
   }
@@ -108,6 +109,8 @@ class NcclCommunicator : public Communicator {
 };
 
 }  // namespace
+
+std::string nccl_version() { return c10d::getNcclVersion(); }
 
 std::unique_ptr<Communicator> connect_nccl(std::unique_ptr<Communicator> host, const c10::intrusive_ptr<c10d::Store>& store, c10::Device device,
                                            std::chrono::milliseconds timeout) {

@@ -14,6 +14,9 @@ class Store;
 
 namespace fusion {
 
+/// "none" in a build without it.
+std::string nccl_version();
+
 /// Tensors on `device` go over NCCL, others over `host`, whose ranks it takes.
 std::unique_ptr<Communicator> connect_nccl(std::unique_ptr<Communicator> host, const c10::intrusive_ptr<c10d::Store>& store, c10::Device device,
                                            std::chrono::milliseconds timeout);

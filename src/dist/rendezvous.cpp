@@ -4,6 +4,7 @@
 #include "fusion/base/file.h"
 #include "gloo.h"
 #include "nccl.h"
+#include "reason.h"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
@@ -115,7 +116,7 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options)
     throw;
   } catch (const std::exception& error) {
     fail(ExitCode::timeout, "dist: rank {} of {} found no rendezvous at {}: {}", ranks.rank, ranks.world,
-         ranks.rendezvous.empty() ? fmt::format("{}:{}", ranks.master_address, ranks.port) : ranks.rendezvous.string(), error.what());
+         ranks.rendezvous.empty() ? fmt::format("{}:{}", ranks.master_address, ranks.port) : ranks.rendezvous.string(), reason_of(error));
   }
   for (int64_t r = 0; r < ranks.world; ++r) {
     std::vector<uint8_t> theirs;
@@ -130,6 +131,8 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options)
                  ranks.rank, ranks.world);
   }
 }
+
+TransportVersions transport_versions() { return {gloo_version(), nccl_version()}; }
 
 Rendezvous::~Rendezvous() = default;
 

@@ -109,11 +109,6 @@ void share(Communicator& comm, Evaluation& result, AnswerCounts& counts) {
   }
 }
 
-bool neighbours_matter(const ModelConfig& config) {
-  const bool pads = config.tune.enabled && config.tune.pad_rows == PadRows::batch;
-  return pads || (config.decoder.rope_scaling == RopeScaling::longrope && config.decoder.longrope_by == LongropeBy::batch);
-}
-
 }  // namespace
 
 Json Evaluation::to_json() const {
@@ -142,7 +137,7 @@ std::vector<QuestionAnswer> question_answers(const Sample& sample) {
 Evaluation evaluate(const FusionModel& model, std::shared_ptr<const Mixture> data, std::shared_ptr<const ConversationEncoder> encoder,
                     const EvaluateOptions& options) {
   const int64_t total = options.samples > 0 ? std::min(options.samples, data->size()) : data->size();
-  const int64_t batch = neighbours_matter(model.config()) ? 1 : options.batch;
+  const int64_t batch = model.config().neighbours_matter() ? 1 : options.batch;
   SampleOptions samples = options.sample;
   samples.over_length = OverLength::reject;
   SingleProcess alone;

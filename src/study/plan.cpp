@@ -2,6 +2,7 @@
 
 #include "fusion/base/error.h"
 #include "fusion/data/mixture.h"
+#include "fusion/study/plan_traffic.h"
 #include "fusion/train/build.h"
 #include "fusion/train/plan.h"
 #include "fusion/train/rules.h"
@@ -76,38 +77,29 @@ StepMemory memory_of(const ModelConfig& model, const Config& config, const PlanS
   return measure_memory(model, config, batches, {largest(model.card), config.data.max_length});
 }
 
+/// Elements of the largest unit, and of those that are used at several places.
+struct UnitSizes {
+  double largest = 0, reused = 0;
+};
+
 /// What one process holds: from the measured step, sharded by the ZeRO level.
-RankMemory on_rank(const StepMemory& step, int64_t world, int64_t zero, int64_t largest_unit, int64_t lanes, bool cpu) {
+RankMemory on_rank(const StepMemory& step, int64_t world, int64_t zero, const UnitSizes& units, int64_t lanes, bool cpu) {
   const auto n = static_cast<double>(world);
+  const bool copies = step.copies > 0;
   const auto share = [&](int64_t bytes, int64_t from) { return static_cast<double>(bytes) / (zero >= from ? n : 1.0); };
   RankMemory memory;
-  // Where the compute type is fp32 the masters are what the forward pass reads.
-  memory.weights = share(step.weights, step.copies > 0 ? 1 : 3);
+  // Where the compute type is fp32 the masters are what the forward pass reads, or at levels 1 and 2 what it reads is made of their parts.
+  memory.weights = share(step.weights, copies ? 1 : 3) + (!copies && world > 1 && (zero == 1 || zero == 2) ? static_cast<double>(step.weights) / n : 0);
   memory.copies = share(step.copies, 3);
   memory.optimizer = share(step.optimizer, 1);
   memory.gradients = share(step.gradients_at_peak, 2);
   memory.logits = static_cast<double>(step.logits);
   memory.activations = static_cast<double>(std::max<int64_t>(0, step.activations - step.logits)) * static_cast<double>(lanes);
-  if (world > 1) memory.buffers = static_cast<double>(largest_unit) * (zero == 3 ? 4.0 + 2 * (step.copies > 0 ? 2.0 : 4.0) : 4.0);
+  // Two units' gradients on their way; at level 3 the values of two units, and of those that stay for the whole micro-batch.
+  if (world > 1) memory.buffers = 2 * 4.0 * units.largest;
+  if (world > 1 && zero == 3) memory.buffers += (2 * units.largest + units.reused) * (copies ? 2.0 : 4.0);
   if (!cpu) memory.slack = kSlack * memory.total();
   return memory;
-}
-
-/// Bytes that one process sends in an optimizer step (ring algorithms).
-double traffic_of(const StepMemory& step, int64_t world, int64_t zero, int64_t micros) {
-  if (world == 1) return 0;
-  const double part = static_cast<double>(world - 1) / static_cast<double>(world);
-  const auto gradients = static_cast<double>(step.gradients), values = static_cast<double>(step.copies > 0 ? step.copies : step.weights);
-  switch (zero) {
-    case 0:
-      return 2 * part * gradients;
-    case 1:
-      return part * (gradients + values);
-    case 2:  // gradients leave a process after each micro-batch
-      return part * (gradients * static_cast<double>(micros) + values);
-    default:  // values are gathered for the forward and again for the backward of each micro-batch
-      return part * (gradients + 2 * values) * static_cast<double>(micros);
-  }
 }
 
 struct Speed {
@@ -197,7 +189,8 @@ class Planner {
     for (const Unit& unit : meta_.parameters().units()) {
       int64_t numel = 0;
       for (const Parameter* parameter : unit.parameters) numel += parameter->numel();
-      largest_unit_ = std::max(largest_unit_, numel);
+      units_.largest = std::max(units_.largest, static_cast<double>(numel));
+      if (unit.reused) units_.reused += static_cast<double>(numel);
     }
   }
 
@@ -211,10 +204,10 @@ class Planner {
     report.flops = flops_per_sample(model_, meta_.parameters(), config_, config_.train.recompute, request_.sample);
 
     const StepMemory step = memory_of(model_, config_, request_.sample, config_.train.micro_batch, micros(config_.train.micro_batch));
-    report.memory = rank_memory(step, request_.zero);
+    report.memory = rank_memory(step, config_.train.zero);
     report.fits = report.memory.total() <= device_.memory;
-    report.traffic = traffic_of(step, request_.world, request_.zero, micros(config_.train.micro_batch));
-    const Speed speed = speed_at(report.flops, request_.zero, report.traffic);
+    report.traffic = step_traffic(meta_, config_, request_.world, device_.node);
+    const Speed speed = speed_at(report.flops, config_.train.zero, report.traffic);
     report.step_seconds = speed.seconds;
     report.mfu = speed.mfu;
     if (const int64_t samples = samples_of(config_, request_.samples); samples > 0)
@@ -237,7 +230,7 @@ class Planner {
   bool cpu() const { return request_.device == "cpu"; }
   int64_t micros(int64_t micro_batch) const { return config_.train.global_batch / request_.world / micro_batch; }
   RankMemory rank_memory(const StepMemory& step, int64_t zero) const {
-    return on_rank(step, request_.world, zero, largest_unit_, cpu() ? config_.runtime.lanes : 1, cpu());
+    return on_rank(step, request_.world, zero, units_, cpu() ? config_.runtime.lanes : 1, cpu());
   }
   Speed speed_at(const std::vector<FlopsPart>& flops, int64_t zero, double traffic) const {
     const double samples = static_cast<double>(config_.train.global_batch) / static_cast<double>(request_.world);
@@ -261,7 +254,9 @@ class Planner {
           step.activations += (micro - 1) * (two.activations - one.activations);
           const RankMemory memory = rank_memory(step, zero);
           if (memory.total() > device_.memory) continue;
-          const double traffic = traffic_of(step, request_.world, zero, micros(micro));
+          config.train.zero = zero;
+          config.train.micro_batch = micro;
+          const double traffic = step_traffic(meta_, config, request_.world, device_.node);
           const double seconds = speed_at(flops, zero, traffic).seconds;
           if (!best || seconds < best->step_seconds * 0.995) best = PlanProposal{zero, micro, recompute, memory, seconds};
           break;  // smaller micro-batches of the same are no faster
@@ -277,7 +272,7 @@ class Planner {
   const PlanDevice device_;
   FusionModel meta_;
   std::vector<ParameterRule> rules_;
-  int64_t largest_unit_ = 0;
+  UnitSizes units_;
   double trainable_ = 0;
 };
 
@@ -298,7 +293,7 @@ StagePlanReport plan_stage(const Config& config, const std::string& name, const 
   FUSION_CHECK(request.world >= 1 && config.train.global_batch % (request.world * config.train.micro_batch) == 0,
                "plan: train.micro_batch ({}) does not divide train.global_batch / processes ({} / {})", config.train.micro_batch,
                config.train.global_batch, request.world);
-  FUSION_CHECK(request.zero == 0 || request.world > 1, "plan: --zero {} has no effect on one process; give --world", request.zero);
+  FUSION_CHECK(config.train.zero == 0 || request.world > 1, "plan: train.zero={} has no effect on one process; give --world", config.train.zero);
   return Planner(config, request).plan(name);
 }
 

@@ -45,8 +45,8 @@ std::string duration_text(double seconds) {
 
 std::string plan_text(const StagePlanReport& report, const Config& config, const PlanRequest& request) {
   const PlanDevice device = plan_device(request.device, config.train.dtype, config.runtime.threads);
-  std::string out = fmt::format("{}: {} x {}, ZeRO level {}, micro-batch {}, global batch {}\n", report.stage, request.world, request.device,
-                                request.zero, config.train.micro_batch, config.train.global_batch);
+  std::string out = fmt::format("{}: {} x {}, train.zero={}, micro-batch {}, global batch {}\n", report.stage, request.world, request.device,
+                                config.train.zero, config.train.micro_batch, config.train.global_batch);
   out += fmt::format("\n{:<22}{:>14}{:>14}\n", "parameters", "all", "trainable");
   int64_t all = 0, trainable = 0;
   for (const auto& component : report.components) {
@@ -78,10 +78,10 @@ std::string plan_text(const StagePlanReport& report, const Config& config, const
   if (report.proposal) {
     const PlanProposal& best = *report.proposal;
     out += fmt::format("proposal              {}train.micro_batch={} {}: {:.3g} s per step, {}\n",
-                       request.world > 1 ? fmt::format("ZeRO level {}, ", best.zero) : "", best.micro_batch, recompute_text(best.recompute),
+                       request.world > 1 ? fmt::format("train.zero={} ", best.zero) : "", best.micro_batch, recompute_text(best.recompute),
                        best.step_seconds, bytes_text(best.memory.total()));
   } else {
-    out += "proposal              none fits, not even ZeRO level 3 with one sample and full recompute: take more or larger devices\n";
+    out += "proposal              none fits, not even train.zero=3 with one sample and full recompute: take more or larger devices\n";
   }
   out += fmt::format(
       "assumed               {:.3g} TFLOP/s nominal, of which products reach {:.0f} % and attention {:.0f} %; elementwise work 10 % on top; {} "

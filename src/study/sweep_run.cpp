@@ -164,8 +164,8 @@ class Runner {
       log::info("sweep: {} finished in {:.1f} min; {} of {} jobs done", title(job), minutes, table.finished, sweep_.jobs.size());
     } else if (told_ != signals::Request::none) {
       log::info("sweep: {} stopped", title(job));
-    } else if (end.killed && starts_[job] <= kStartsAfterSignals) {
-      log::warn("sweep: {} was killed by signal {}; it goes on from its last checkpoint", title(job), end.code - 128);
+    } else if (end.signal != 0 && starts_[job] <= kStartsAfterSignals) {
+      log::warn("sweep: {} was killed by signal {}; it goes on from its last checkpoint", title(job), end.signal);
       (sweep_.jobs[job].model_of < 0 ? training_ : evaluating_).push_front(job);
     } else if (end.code == static_cast<int>(ExitCode::requeue)) {
       log::warn("sweep: {} was asked to stop and has a checkpoint; the same command goes on with it", title(job));

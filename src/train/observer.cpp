@@ -108,6 +108,7 @@ void MetricsFile::after_step(const TrainState& state, const StepReport& report) 
                {"samples_per_second", per_second(report.samples, report.seconds)},
                {"rows_per_second", per_second(report.rows, report.seconds)},
                {"memory_bytes", memory_in_use(device_)}};
+  if (report.sent_bytes > 0) line["sent_bytes"] = report.sent_bytes;
   for (const auto& [part, lr] : rates_) line["lr"][part] = lr * report.lr_factor;
   if (!report.ids.empty()) line["ids"] = report.ids;
   lines_.append(dump_json(line, -1));

@@ -2,26 +2,16 @@
 
 #include "fusion/base/error.h"
 #include "fusion/base/file.h"
+#include "fusion/base/thread_pool.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/CachingDeviceAllocator.h>
-#include <sched.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
 namespace fusion {
-namespace {
-
-int available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
-}
-
-}  // namespace
 
 c10::Device setup_runtime(const RuntimeConfig& config, int64_t local_rank, int64_t local_world) {
   // With several threads MKL promises the same bits in every run only in this mode (a few percent slower); it is read at the first product.

@@ -111,10 +111,15 @@ void Sharding::allocate() {
   }
 }
 
-void Sharding::publish() {
+void Sharding::publish() { publish(true); }
+
+void Sharding::publish_update() { publish(false); }
+
+void Sharding::publish(bool frozen_too) {
   if (zero_ == 0) return;
   const at::NoGradGuard no_grad;
   for (auto& flat : flats_) {
+    if (!flat->trains && !frozen_too) continue;
     if (!flat->own.is_same(flat->masters)) flat->own.copy_(flat->masters);
     if (zero_ == 3) {
       free_values(*flat);

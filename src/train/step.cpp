@@ -27,6 +27,7 @@ StepEngine::StepEngine(const FusionModel& model, Sharding& sharding, AdamW& opti
 StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   StepReport report;
   report.step = step;
+  report.sent_bytes = -sharding_.sent_bytes();
   report.lr_factor = schedule_.factor(step);
 
   // 1. Weigh: all counts are known before the first forward pass, so accumulation and world size cannot change the loss.
@@ -69,11 +70,12 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   report.updated = report.finite && global.ce > 0;
   if (report.updated) {
     optimizer_.update(report.lr_factor, report.grad_norm);
-    sharding_.publish();
+    sharding_.publish_update();
   } else {
     optimizer_.drop_gradients();
     if (!report.finite) report.ids = std::move(ids);
   }
+  report.sent_bytes += sharding_.sent_bytes();
   return report;
 }
 

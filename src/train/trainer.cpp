@@ -102,11 +102,13 @@ void Trainer::build_model() {
 void Trainer::check_space() const {
   uint64_t needed = 0;
   for (const ParameterRule& rule : rules_) needed += static_cast<uint64_t>(rule.parameter->numel()) * (rule.trains() ? 3 : 1) * sizeof(float);
-  if (!processes_.first()) return;
-  const uint64_t free = free_bytes(job_.folder.root);
-  if (free < needed)
-    fail(ExitCode::io, "train: {} has {} MB left, but one checkpoint needs {} MB; free some space or take another run.dir", job_.folder.root.string(),
-         free >> 20, (needed >> 20) + 1);
+  together(comm_, "free space", [&] {
+    const uint64_t free = processes_.first() ? free_bytes(job_.folder.root) : needed;
+    if (free < needed)
+      fail(ExitCode::io, "train: {} has {} MB left, but one checkpoint needs {} MB; free some space or take another run.dir",
+           job_.folder.root.string(), free >> 20, (needed >> 20) + 1);
+    return "";
+  });
 }
 
 /// The first process searches, which reads all of a checkpoint; the others open what it found.
@@ -281,17 +283,23 @@ CheckpointContent Trainer::content() {
 }
 
 void Trainer::begin_save(bool background) {
-  if (processes_.first()) {
+  // A failure of the first process alone must not leave the others in another call.
+  together(comm_, "outputs before a checkpoint", [&] {
+    if (!processes_.first()) return "";
     ledger_->sync();
     state_.ledger_bytes = ledger_->bytes();
     state_.metrics_bytes = metrics_->sync();
-  }
+    return "";
+  });
   writer_->begin(state_.step, content(), digests(), background);
 }
 
 void Trainer::commit_save() {
   writer_->commit();
-  if (processes_.first()) prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
+  together(comm_, "old checkpoints", [&] {
+    if (processes_.first()) prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
+    return "";
+  });
   failed_saves_ = 0;
 }
 

@@ -8,17 +8,12 @@ export OMP_NUM_THREADS=1
 
 "$FUSION" data synth --out "$work/data" --stage1 32 --stage15 16 --stage2 24 --held-out 8 --side 48 --vocabulary 700 --seed 1
 cat > "$work/run.yaml" <<YAML
+defaults: [$SOURCE_DIR/tests/e2e/tiny.yaml]
 model: {tokenizer: data/tokenizer}
-decoder: {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2, max_position_embeddings: 512}
-tower: {name: siglip2-tiny, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 3, num_attention_heads: 2, image_size: 16, patch_size: 8}
-tune: {pad_rows: none}
-card: {query_lens: [1, 4], heads: 2, window: 2, stride: 1, layers: 1}
+data: {eval: data/val.json}
 loss: {average: token}
-data: {max_length: 256, eval: data/val.json, group: none}
-optimizer: {lr: 3e-3}
-train: {global_batch: 8, micro_batch: 2, dtype: fp32, epochs: 2}
-checkpoint: {every: 3}
-runtime: {device: cpu, threads: 1, start_timeout: 60}
+train: {micro_batch: 2, epochs: 2}
+runtime: {start_timeout: 60}
 stages:
 - {name: one, data: {mixture: data/stage1.json}}
 - {name: two, data: {mixture: data/stage2.json}}

@@ -132,6 +132,19 @@ std::string sha256_file(const fs::path& path, uint64_t begin, uint64_t end);
 std::string sha256_text(std::string_view text);
 uint64_t free_bytes(const fs::path& path);
 
+/// A new folder for temporary files that only this user can look into (0700), removed with all it holds at the end.
+class PrivateFolder {
+ public:
+  explicit PrivateFolder(const std::string& name);
+  ~PrivateFolder();
+  PrivateFolder(const PrivateFolder&) = delete;
+  PrivateFolder& operator=(const PrivateFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
 /// Exclusive lock on a file for the life of the object (flock); throws ExitCode::usage naming the holder's host and pid.
 class FileLock {
  public:

@@ -30,6 +30,9 @@ class ThreadPool {
   std::vector<std::thread> threads_;
 };
 
+/// Cores that this process may use.
+int available_cores();
+
 /// Calls body(begin, end) for consecutive pieces of [0, n) on up to `threads` threads; rethrows the error of the lowest piece.
 void parallel_for(int64_t n, int64_t threads, const std::function<void(int64_t, int64_t)>& body);
 

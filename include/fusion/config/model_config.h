@@ -178,6 +178,11 @@ struct ModelConfig {
   int64_t early_layers() const { return tune.early_layers > 0 ? tune.early_layers : tower.layers() / 2; }
   int64_t connector_split() const { return tune.connector_split > 0 ? tune.connector_split : tower.layers() / 2; }
   int64_t connector_width() const { return tower.hidden_size * (tune.connector == Connector::released ? 3 : 2); }
+  /// Whether a sample's numbers depend on what else its batch holds.
+  bool neighbours_matter() const {
+    const bool pads = tune.enabled && tune.pad_rows == PadRows::batch;
+    return pads || (decoder.rope_scaling == RopeScaling::longrope && decoder.longrope_by == LongropeBy::batch);
+  }
 };
 
 }  // namespace fusion

@@ -20,7 +20,6 @@ class Pending {
   void wait() {
     if (wait_) std::exchange(wait_, nullptr)();
   }
-  bool open() const { return static_cast<bool>(wait_); }
 
  private:
   std::function<void()> wait_;

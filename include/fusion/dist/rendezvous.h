@@ -33,6 +33,12 @@ class Rendezvous {
   std::unique_ptr<Store> store_;
 };
 
+/// Versions of the libraries that carry the calls; NCCL's is "none" in a build without it.
+struct TransportVersions {
+  std::string gloo, nccl;
+};
+TransportVersions transport_versions();
+
 /// Compares the fingerprint of each call over all ranks before it runs; the error has both sides' calls.
 std::unique_ptr<Communicator> check_calls(std::unique_ptr<Communicator> inner);
 

@@ -29,7 +29,7 @@ PlanDevice plan_device(const std::string& name, ComputeDtype dtype, int64_t thre
 
 struct PlanRequest {
   std::string device = "h100";
-  int64_t world = 1, zero = 0;
+  int64_t world = 1;
   PlanSample sample;
   int64_t samples = 0;  // per epoch; 0 = those of data.mixture where its files are there
 };

@@ -33,12 +33,12 @@ class Sharding {
 
   /// Whether masters and moments are cut into parts.
   bool sharded() const { return zero_ >= 1; }
-  int64_t zero() const { return zero_; }
   /// With several groups each part exists once in every group; this is true in the first.
   bool keeps_first_copy() const { return !replicas_ || replicas_->rank() == 0; }
 
-  /// Makes the values of all ranks from the masters: after an update, and after weights were assigned.
+  /// Makes the values of all ranks from the masters: of all units after weights were assigned, of those that train after an update.
   void publish();
+  void publish_update();
   /// Makes all values readable on this rank until the next step (evaluation).
   void gather_values();
 
@@ -54,6 +54,9 @@ class Sharding {
   /// Waits for all reductions: each parameter's gradient is then the sum over all ranks of its owned elements.
   void end_step();
 
+  /// Bytes that this rank has sent so far in its groups.
+  int64_t sent_bytes() const { return group_.sent_bytes() + (replicas_ ? replicas_->sent_bytes() : 0); }
+
   /// Sum over the ranks of a number that each has of its own part; the number itself where nothing is cut.
   double sum_over_parts(double mine);
 
@@ -67,6 +70,7 @@ class Sharding {
 
   bool idle() const { return group_.world() == 1 && !replicas_; }
   void allocate();
+  void publish(bool frozen_too);
   void plan_micro(bool with_reduce);
   bool may_run(const Action& action) const;
   void run_actions(size_t stop);

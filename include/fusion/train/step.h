@@ -20,6 +20,7 @@ struct StepReport {
   bool updated = false;
   std::vector<std::string> ids;       // this rank's samples, where the step is not finite
   double seconds = 0, data_wait = 0;  // of the whole step; of these, waiting for the loader
+  int64_t sent_bytes = 0;             // from this rank to others
 };
 
 /// Latents per question of a step: a draw that depends on (train.seed, step[, micro-step]) alone, so all ranks and resumed runs agree.
