@@ -36,6 +36,29 @@ function(fusion_room name)
   endif()
 endfunction()
 
+# The tests of a room whose names fit `filter` once more, with the instruction set lowered to `capability` (ATen's ATEN_CPU_CAPABILITY).
+function(fusion_lowered_test room filter capability)
+  add_test(NAME ${room}.${capability} COMMAND ${room}_test --gtest_filter=${filter})
+  set_tests_properties(${room}.${capability} PROPERTIES ENVIRONMENT ATEN_CPU_CAPABILITY=${capability} TIMEOUT 600)
+endfunction()
+
+# The program of scripts/fuzz.sh, built on request.
+function(fusion_fuzz)
+  add_executable(fusion_fuzz EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz.cpp)
+  target_compile_options(fusion_fuzz PRIVATE ${FUSION_WARNINGS})
+  target_include_directories(fusion_fuzz PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(fusion_fuzz PRIVATE FUSION_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  target_link_libraries(fusion_fuzz PRIVATE fusion_model GTest::gtest)
+endfunction()
+
+# fusion_wrap(PROGRAM SYMBOL...): calls of these functions go to __wrap_SYMBOL of the program's own sources, which may call __real_SYMBOL. So a test
+# puts a mistake into the product without a switch in it.
+function(fusion_wrap program)
+  foreach(symbol ${ARGN})
+    target_link_options(${program} PRIVATE -Wl,--wrap=${symbol})
+  endforeach()
+endfunction()
+
 # The program `fusion` from tools/*.cpp, and the end-to-end tests in tests/e2e.
 function(fusion_program)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/*.cpp)

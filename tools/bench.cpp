@@ -2,6 +2,7 @@
 
 #include "fusion/study/bench.h"
 #include "fusion/study/bench_images.h"
+#include "fusion/study/bench_text.h"
 
 namespace fusion::tools {
 
@@ -9,13 +10,14 @@ void add_bench(CLI::App& app, ExitCode& code) {
   struct Arguments {
     BenchOptions step;
     ImageBenchOptions pictures;
-    std::string folder;
+    TextBenchOptions text;
+    std::string folder, tokenizer;
     std::vector<std::string> files;
     bool json = false;
   };
   auto arguments = std::make_shared<Arguments>();
   static const std::map<std::string, Recompute> kRecompute = {{"none", Recompute::none}, {"full", Recompute::full}};
-  CLI::App* command = app.add_subcommand("bench", "Seconds and memory of a training step on a reference case, or milliseconds per picture.");
+  CLI::App* command = app.add_subcommand("bench", "Seconds and memory of a training step on a reference case; speed of pictures or of a tokenizer.");
   command->require_subcommand(0, 1);
   BenchOptions& step = arguments->step;
   command->add_option("--case", arguments->folder, "Folder of a case of kind bench")->check(CLI::ExistingDirectory);
@@ -34,13 +36,26 @@ void add_bench(CLI::App& app, ExitCode& code) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
 
-  command->callback([arguments, command, images, &code] {
-    if (images->parsed()) {
+  CLI::App* text = command->add_subcommand("text", "Encoding and decoding of texts and of long runs of one character, one thread.");
+  text->add_option("files", arguments->files, "UTF-8 texts, each encoded as a whole")->check(CLI::ExistingFile);
+  text->add_option("--tokenizer", arguments->tokenizer, "Folder of the tokenizer")->required()->check(CLI::ExistingDirectory);
+  text->add_option("--repeats", arguments->text.repeats, "Timed passes, after one warm-up pass")->check(CLI::PositiveNumber)->capture_default_str();
+  text->add_option("--run-bytes", arguments->text.run_bytes, "Bytes of the runs of one character; 0 = no runs")->capture_default_str();
+
+  command->callback([arguments, command, images, text, &code] {
+    const CLI::App* inner = images->parsed() ? images : text->parsed() ? text : nullptr;
+    if (inner) {
       for (const char* option : {"--case", "--threads", "--steps", "--recompute", "--json"})
-        FUSION_CHECK(command->count(option) == 0, "bench: {} has no effect on `bench images`; remove it", option);
+        FUSION_CHECK(command->count(option) == 0, "bench: {} has no effect on `bench {}`; remove it", option, inner->get_name());
+    }
+    if (inner == text) {
+      arguments->text.tokenizer = arguments->tokenizer;
+      fmt::print("{}", text_bench_table(bench_text({arguments->files.begin(), arguments->files.end()}, arguments->text)));
+    } else if (inner == images) {
       fmt::print("{}", image_bench_table(bench_images({arguments->files.begin(), arguments->files.end()}, arguments->pictures)));
     } else {
-      FUSION_CHECK(!arguments->folder.empty(), "bench: give --case FOLDER, or `fusion bench images FILES`");
+      FUSION_CHECK(!arguments->folder.empty(),
+                   "bench: give --case FOLDER, `fusion bench images FILES` or `fusion bench text --tokenizer FOLDER FILES`");
       arguments->step.folder = arguments->folder;
       const BenchResult result = run_bench(arguments->step);
       fmt::print("{}", arguments->json ? dump_json(bench_json(arguments->step, result)) : bench_table(arguments->step, result));

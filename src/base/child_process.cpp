@@ -60,8 +60,7 @@ std::vector<std::string> environment_of(const ChildOptions& options) {
   ::signal(SIGPIPE, SIG_DFL);
   ::signal(SIGXFSZ, SIG_DFL);
   const int nothing = ::open("/dev/null", O_RDONLY);
-  if (nothing >= 0 && ::dup2(nothing, 0) >= 0 && ::dup2(output, 1) >= 0 && ::dup2(messages, 2) >= 0)
-    ::execvpe(arguments[0], arguments, environment);
+  if (nothing >= 0 && ::dup2(nothing, 0) >= 0 && ::dup2(output, 1) >= 0 && ::dup2(messages, 2) >= 0) ::execvpe(arguments[0], arguments, environment);
   const char* reason = ::strerror(errno);
   for (const char* part : {"error: process: cannot start ", static_cast<const char*>(arguments[0]), ": ", reason, "\n"})
     if (::write(2, part, ::strlen(part)) < 0) break;
@@ -72,12 +71,14 @@ std::vector<std::string> environment_of(const ChildOptions& options) {
 
 ChildProcess::ChildProcess(const ChildOptions& options) : death_signal_(options.death_signal) {
   const bool same = options.output == options.messages;
-  const Output messages(options.messages, O_APPEND), output(options.output, same ? O_APPEND : O_TRUNC);
+  std::optional<Output> messages;
+  if (!options.messages.empty()) messages.emplace(options.messages, O_APPEND);
+  const Output output(options.output, same ? O_APPEND : O_TRUNC);
   std::vector<std::string> arguments = options.arguments, environment = environment_of(options);
   const auto argv = pointers(arguments), envp = pointers(environment);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
-  if (pid_ == 0) become(argv.data(), envp.data(), output.fd(), messages.fd(), death_signal_, parent);
+  if (pid_ == 0) become(argv.data(), envp.data(), output.fd(), messages ? messages->fd() : STDERR_FILENO, death_signal_, parent);
   if (pid_ < 0) fail(ExitCode::failure, "process: cannot make another process (ulimit -u): {}", std::strerror(errno));
   ::setpgid(pid_, pid_);  // here too, so that the group is there whoever comes first
 }

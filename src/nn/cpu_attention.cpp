@@ -15,6 +15,12 @@ namespace fusion {
 namespace {
 
 using kernels::kRows;
+
+const kernels::Kernels& table() {
+  static const kernels::Kernels& best = *kernels::best_kernels();
+  return best;
+}
+
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -44,7 +50,7 @@ struct Heads {
 };
 
 void pack_rows(Rows from, int64_t first, int64_t count, int64_t size, int64_t width, float scale, float* to) {
-  for (int64_t r = 0; r < count; ++r) kernels::copy_row(from.data + (first + r) * from.stride, size, scale, to + r * width, width);
+  for (int64_t r = 0; r < count; ++r) table().copy_row(from.data + (first + r) * from.stride, size, scale, to + r * width, width);
 }
 
 // Rows of a block that exist, and the keys its last row sees.
@@ -66,24 +72,24 @@ void forward_head(const Shape& shape, Rows q, Rows k, Rows v, Rows out, float* l
   float* scores = values + shape.k_rows * width;  // [kRows, columns]
   float* queries = scores + kRows * columns;      // [kRows, width]
   float* result = queries + kRows * width;        // [kRows, width]
-  kernels::pack_tiles(k.data, k.stride, shape.k_rows, shape.size, keys);
+  table().pack_tiles(k.data, k.stride, shape.k_rows, shape.size, keys);
   pack_rows(v, 0, shape.k_rows, shape.size, width, 1.0F, values);
   std::fill(queries, queries + kRows * width, 0.0F);
   for (int64_t first = 0; first < shape.q_rows; first += kRows) {
     const Block block = block_at(shape, first, causal);
     pack_rows(q, first, block.rows, shape.size, width, scale, queries);
     const int64_t wide = kernels::padded(block.keys, kernels::kTile);
-    kernels::rows_times_tiles(queries, width, keys, shape.size, wide, scores, columns);
+    table().rows_times_tiles(queries, width, keys, shape.size, wide, scores, columns);
     float inverse[kRows];
     for (int64_t r = 0; r < kRows; ++r) {
-      const auto [log_sum, sum] = kernels::softmax_row(scores + r * columns, seen(block, std::min(r, block.rows - 1), causal), wide);
+      const auto [log_sum, sum] = table().softmax_row(scores + r * columns, seen(block, std::min(r, block.rows - 1), causal), wide);
       inverse[r] = 1.0F / sum;
       if (r < block.rows) lse[first + r] = log_sum;
     }
     std::fill(result, result + kRows * width, 0.0F);
-    kernels::add_product(scores, columns, values, width, block.keys, result, width);
+    table().add_product(scores, columns, values, width, block.keys, result, width);
     for (int64_t r = 0; r < block.rows; ++r) {
-      kernels::copy_row(result + r * width, width, inverse[r], result + r * width, width);
+      table().copy_row(result + r * width, width, inverse[r], result + r * width, width);
       std::copy_n(result + r * width, shape.size, out.data + (first + r) * out.stride);
     }
   }
@@ -117,8 +123,8 @@ struct PackedKeys {
     keys.assign(columns * width, 0.0F);
     to_k.assign(columns * width, 0.0F);
     to_v.assign(columns * width, 0.0F);
-    kernels::pack_tiles(k.data, k.stride, shape.k_rows, shape.size, key_tiles.data());
-    kernels::pack_tiles(v.data, v.stride, shape.k_rows, shape.size, value_tiles.data());
+    table().pack_tiles(k.data, k.stride, shape.k_rows, shape.size, key_tiles.data());
+    table().pack_tiles(v.data, v.stride, shape.k_rows, shape.size, value_tiles.data());
     pack_rows(k, 0, shape.k_rows, shape.size, width, 1.0F, keys.data());
   }
 };
@@ -132,16 +138,16 @@ void backward_head(const Shape& shape, PackedRows& rows, PackedKeys& packed, con
     const int64_t first_row = causal ? key / kRows * kRows : 0;  // earlier rows see none of these keys
     for (int64_t first = first_row; first < shape.q_rows; first += kRows) {
       const float *queries = rows.queries.data() + first * width, *gradients = rows.gradients.data() + first * width;
-      kernels::rows_times_tiles(queries, width, packed.key_tiles.data() + key * shape.size, shape.size, kTile, weights, kTile);
-      kernels::rows_times_tiles(gradients, width, packed.value_tiles.data() + key * shape.size, shape.size, kTile, slopes, kTile);
+      table().rows_times_tiles(queries, width, packed.key_tiles.data() + key * shape.size, shape.size, kTile, weights, kTile);
+      table().rows_times_tiles(gradients, width, packed.value_tiles.data() + key * shape.size, shape.size, kTile, slopes, kTile);
       for (int64_t r = 0; r < kRows; ++r) {
         const int64_t row = first + r, end = row >= shape.q_rows ? 0 : (causal ? std::min(shape.k_rows, row + 1) : shape.k_rows);
-        kernels::softmax_backward_row(weights + r * kTile, slopes + r * kTile, std::clamp<int64_t>(end - key, 0, kTile), kTile,
-                                      row < shape.q_rows ? log_sums[row] : 0.0F, rows.deltas[row]);
+        table().softmax_backward_row(weights + r * kTile, slopes + r * kTile, std::clamp<int64_t>(end - key, 0, kTile), kTile,
+                                     row < shape.q_rows ? log_sums[row] : 0.0F, rows.deltas[row]);
       }
-      kernels::add_product(slopes, kTile, packed.keys.data() + key * width, width, kTile, rows.to_q.data() + first * width, width);
-      kernels::add_outer(weights, kTile, gradients, width, kTile, packed.to_v.data() + key * width, width);
-      kernels::add_outer(slopes, kTile, queries, width, kTile, packed.to_k.data() + key * width, width);  // queries hold the scale already
+      table().add_product(slopes, kTile, packed.keys.data() + key * width, width, kTile, rows.to_q.data() + first * width, width);
+      table().add_outer(weights, kTile, gradients, width, kTile, packed.to_v.data() + key * width, width);
+      table().add_outer(slopes, kTile, queries, width, kTile, packed.to_k.data() + key * width, width);  // queries hold the scale already
     }
   }
 }
@@ -268,7 +274,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 
 bool cpu_attention_serves(const at::Tensor& heads) {
   if (heads.is_meta()) return true;  // `fusion plan` counts memory as our kernel, or a GPU's like it, keeps it
-  return kernels::supported() && heads.is_cpu() && heads.scalar_type() == at::kFloat && heads.stride(-1) == 1 && heads.size(-1) % 8 == 0;
+  return kernels::best_kernels() && heads.is_cpu() && heads.scalar_type() == at::kFloat && heads.stride(-1) == 1 && heads.size(-1) % 8 == 0;
 }
 
 bool cpu_attention_serves(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {

@@ -112,21 +112,20 @@ std::string bench_table(const BenchOptions& options, const BenchResult& result) 
                             result.losses.front());
 }
 
-VerifyReport verify_bench(const fs::path& folder) {
-  constexpr double kLossLimit = 1e-6, kNormLimit = 1e-5;
+VerifyReport verify_bench(const ModelCase& model_case) {
   VerifyReport report;
-  const ModelCase model_case(folder);
+  const VerifyLimits& limits = limits_of(model_case.dtype);
   Runner runner(model_case, {});
   const StepLosses losses = forward_backward(*runner.model, runner.batch.batch, runner.batch.step);
   const auto relative = [&](const char* name, double ours, double limit) {
-    const auto expected = json_get<double>(runner.batch.facts, name, folder.string());
+    const auto expected = json_get<double>(runner.batch.facts, name, model_case.folder.string());
     report.check(model_case.name(), name, ours, expected, std::abs(ours - expected) / std::abs(expected), limit);
   };
-  relative("loss", losses.total, kLossLimit);
-  relative("loss_ce", losses.ce, kLossLimit);
-  relative("loss_v2t", losses.v2t, kLossLimit);
-  relative("loss_t2v", losses.t2v, kLossLimit);
-  relative("grad_l2", runner.optimizer.gradient_norm(), kNormLimit);
+  relative("loss", losses.total, limits.loss);
+  relative("loss_ce", losses.ce, limits.loss);
+  relative("loss_v2t", losses.v2t, limits.loss);
+  relative("loss_t2v", losses.t2v, limits.loss);
+  relative("grad_l2", runner.optimizer.gradient_norm(), limits.total);
   return report;
 }
 

@@ -13,9 +13,6 @@
 namespace fusion {
 namespace {
 
-// Limits of the reference data's README, section 5.
-constexpr double kLossLimit = 3e-5, kNormLimit = 1e-3, kFinalLimit = 1e-5;
-
 double relative(double ours, double expected) { return expected != 0 ? std::abs(ours - expected) / std::abs(expected) : std::abs(ours); }
 
 // Adam turns the rounding noise of gradients that are zero in theory into steps (README 4.8).
@@ -32,6 +29,7 @@ TrainConfig reference_rules(double base, double tower) {
 void check_curve(const ModelCase& model_case, VerifyReport& report) {
   const Json curve = read_json(model_case.folder / "curve.json");
   const auto where = model_case.name() + " curve";
+  const VerifyLimits& limits = limits_of(model_case.dtype);
   const auto steps = json_get<int64_t>(curve, "steps", where);
   const auto model = model_case.load_model();
   OptimizerConfig optimizer_config;
@@ -67,15 +65,15 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
     const double norm = optimizer.gradient_norm();
     optimizer.update(schedule.factor(step), norm);
     const auto expected = [&](const char* key) { return json_get<double>(record, key, where); };
-    compare("loss", losses.total, expected("loss"), kLossLimit, step);
-    compare("loss_ce", losses.ce, expected("ce"), kLossLimit, step);
-    compare("loss_v2t", losses.v2t, expected("v2t"), kLossLimit, step);
-    compare("loss_t2v", losses.t2v, expected("t2v"), kLossLimit, step);
-    compare("grad_norm", norm, expected("grad_norm"), kNormLimit, step);
+    compare("loss", losses.total, expected("loss"), limits.curve_loss, step);
+    compare("loss_ce", losses.ce, expected("ce"), limits.curve_loss, step);
+    compare("loss_v2t", losses.v2t, expected("v2t"), limits.curve_loss, step);
+    compare("loss_t2v", losses.t2v, expected("t2v"), limits.curve_loss, step);
+    compare("grad_norm", norm, expected("grad_norm"), limits.curve_norm, step);
   }
   for (const auto& [name, row] : worst)
     report.check(where, fmt::format("{}, worst of {} steps", name, steps), row.ours, row.expected, row.difference,
-                 name == "grad_norm" ? kNormLimit : kLossLimit, row.note);
+                 name == "grad_norm" ? limits.curve_norm : limits.curve_loss, row.note);
 
   const auto final_path = model_case.folder / "final.safetensors";
   if (!fs::exists(final_path)) return;
@@ -86,7 +84,7 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
     const double norm = at::linalg_vector_norm(expected).item<double>(),
                  difference = at::linalg_vector_norm(parameter.master.detach() - expected).item<double>();
     report.check(where, "final " + parameter.name, at::linalg_vector_norm(parameter.master.detach()).item<double>(), norm,
-                 norm > 0 ? difference / norm : difference, kFinalLimit);
+                 norm > 0 ? difference / norm : difference, limits.final_weight);
   }
 }
 

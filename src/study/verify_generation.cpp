@@ -33,6 +33,16 @@ Batch prompt_batch(const Json& entry, const SafetensorsFile& tiles) {
   return batch;
 }
 
+// Leading tokens whose choice the rounding of the compute dtype cannot turn.
+size_t reliable_prefix(const Json& entry, at::ScalarType dtype) {
+  const auto reliable = entry.at("reliable_prefix").get<size_t>();
+  if (dtype == at::kFloat) return reliable;
+  const auto margins = entry.at("margin").get<std::vector<double>>();
+  const double needed = 2 * limits_of(dtype).logits_absolute;
+  const auto first = std::find_if(margins.begin(), margins.end(), [&](double margin) { return margin < needed; });
+  return std::min(reliable, static_cast<size_t>(first - margins.begin()));
+}
+
 }  // namespace
 
 void check_generation(const ModelCase& model_case, const FusionModel& model, VerifyReport& report) {
@@ -47,7 +57,7 @@ void check_generation(const ModelCase& model_case, const FusionModel& model, Ver
       positions = {layout.question_rows[0], layout.latent_rows[0], layout.rows.total()};
     };
     const auto expected = integers(entry.at("output_ids_without_eos"));
-    const auto reliable = entry.at("reliable_prefix").get<size_t>();
+    const size_t reliable = reliable_prefix(entry, model_case.dtype);
     KvCache cache;
     auto logits = model.prefill(prompt_batch(entry, tiles), {.query_len = entry.at("query_len").get<int64_t>(), .probe = &probe},
                                 static_cast<int64_t>(expected.size()), cache);

@@ -21,10 +21,6 @@
 namespace fusion {
 namespace {
 
-// Limits of the reference data's README, section 5.
-constexpr double kLossLimit = 1e-6, kAssembledLimit = 5e-6, kStateLimit = 1e-5, kLogitsLimit = 1e-5, kLogitsAbsolute = 1e-4;
-constexpr double kGradRelative = 5e-5, kGradTotalShare = 1e-7, kDeadLimit = 1e-6, kTotalLimit = 1e-5;
-
 double l2(const at::Tensor& x) { return at::linalg_vector_norm(x.to(at::kDouble)).item<double>(); }
 
 double relative_l2(const at::Tensor& ours, const at::Tensor& expected) {
@@ -54,6 +50,7 @@ class BatchCheck {
  public:
   BatchCheck(const ModelCase& model_case, const CaseBatch& loaded, int64_t number, const Seen& seen, VerifyReport& report)
       : config_(model_case.config),
+        limits_(limits_of(model_case.dtype)),
         loaded_(loaded),
         seen_(seen),
         report_(report),
@@ -62,7 +59,8 @@ class BatchCheck {
         B_(loaded.batch.size()),
         N_(config_.tower.patches()) {}
 
-  void assembled() {
+  // Index arithmetic that comes before any tensor.
+  void layout() {
     const auto& rows = seen_.assembly.rows;
     const auto labels = expect_.tensor("labels"), mask = expect_.tensor("attention_mask");
     int64_t wrong = 0, wrong_mask = 0;
@@ -81,17 +79,21 @@ class BatchCheck {
     exact("labels", wrong);
     exact("instruct_pos", mismatches(expect_.tensor("instruct_pos"), seen_.assembly.question_rows));
     exact("vision_pos", mismatches(expect_.tensor("vision_pos"), seen_.assembly.latent_rows));
+  }
+
+  void assembled() {
     const auto& ours = seen_.values.at("inputs_embeds");
     if (expect_.contains("inputs_embeds")) {
-      compare("inputs_embeds", ours, valid_rows_of(expect_.tensor("inputs_embeds")), kAssembledLimit);
+      compare("inputs_embeds", ours, valid_rows_of(expect_.tensor("inputs_embeds")), limits_.assembled);
     } else {
-      compare("inputs_embeds", picked_rows(ours, expect_.tensor("embeds_rows")), expect_.tensor("embeds"), kAssembledLimit);
+      compare("inputs_embeds", picked_rows(ours, expect_.tensor("embeds_rows")), expect_.tensor("embeds"), limits_.assembled);
     }
   }
 
-  void instruct() {
+  // The instruct text before the tower, and after projector and tower when `mapped`.
+  void instruct(bool mapped) {
     const auto mask = loaded_.instructs.ne(0).to(at::kLong);
-    exact("instruct_mask", mask.ne(expect_.tensor("instruct_mask")).sum().item<int64_t>());
+    if (!mapped) exact("instruct_mask", mask.ne(expect_.tensor("instruct_mask")).sum().item<int64_t>());
     // All padded tokens of the batch are one row of ours.
     const auto& layout = seen_.tower;
     std::vector<int64_t> all_rows, all_places, text_places, text_features;
@@ -110,13 +112,15 @@ class BatchCheck {
       valid += is_valid;
     }
     const auto flat = [&](const std::string& name) { return expect_.tensor(name).flatten(0, 1); };
-    if (!all_rows.empty()) {
-      compare("e_txt", seen_.values.at("e_txt").index_select(0, rows_of(all_rows)), flat("e_txt").index_select(0, rows_of(all_places)), kStateLimit);
-      compare("v_txt", seen_.values.at("v_txt").index_select(0, rows_of(all_rows)), flat("v_txt").index_select(0, rows_of(all_places)), kStateLimit);
+    if (!mapped && !all_rows.empty()) {
+      compare("e_txt", seen_.values.at("e_txt").index_select(0, rows_of(all_rows)), flat("e_txt").index_select(0, rows_of(all_places)),
+              limits_.state);
+      compare("v_txt", seen_.values.at("v_txt").index_select(0, rows_of(all_rows)), flat("v_txt").index_select(0, rows_of(all_places)),
+              limits_.state);
     }
-    if (!text_places.empty()) {
+    if (mapped && !text_places.empty()) {
       compare("e_txt_hat", seen_.values.at("features").index_select(0, rows_of(text_features)),
-              flat("e_txt_hat").index_select(0, rows_of(text_places)), kStateLimit);
+              flat("e_txt_hat").index_select(0, rows_of(text_places)), limits_.state);
     }
   }
 
@@ -124,39 +128,63 @@ class BatchCheck {
     const auto expected = expect_.tensor("context");  // [B, (n w)^2, D]
     const int64_t q = loaded_.step.query_len, n = std::lround(std::sqrt(q)), w = config_.card.window, D = config_.decoder.hidden_size;
     const auto ours = seen_.values.at("context_windows").view({B_, n, n, w, w, D}).permute({0, 1, 3, 2, 4, 5}).reshape({B_, n * w * n * w, D});
-    compare("context", ours, expected, kAssembledLimit);
+    compare("context", ours, expected, limits_.assembled);
   }
 
-  // Stages that only the batch with full: true has.
-  void full() {
+  // Tower, connector, projectors and pooling of the batch with full: true.
+  void vision() {
+    tower_states();
+    connector();
     const auto& layout = seen_.tower;
-    const auto& features = seen_.values.at("features");
     std::vector<int64_t> image_rows, target_rows;
     for (int64_t b = 0; b < B_; ++b) {
       for (int64_t r = 0; r < N_; ++r) image_rows.push_back(layout.whole_feature[b] + r);
       for (int64_t r = 0; r < N_; ++r) target_rows.push_back(counted_image(b) * N_ + r);
     }
-    compare("e_img", features.index_select(0, rows_of(image_rows)), expect_.tensor("e_img").flatten(0, 1), kAssembledLimit);
-    compare("v_img", seen_.values.at("v_img").index_select(0, rows_of(target_rows)), expect_.tensor("v_img").flatten(0, 1), kStateLimit);
-    compare("v_img_hat", seen_.values.at("v_img_hat").index_select(0, rows_of(target_rows)), expect_.tensor("v_img_hat").flatten(0, 1), kStateLimit);
-    compare("latents", seen_.values.at("latents"), expect_.tensor("latents").flatten(0, 1), kAssembledLimit);
-    tower_states();
-    every8();
-    card_and_decoder();
+    compare("e_img", seen_.values.at("features").index_select(0, rows_of(image_rows)), expect_.tensor("e_img").flatten(0, 1), limits_.assembled);
+    compare("v_img", seen_.values.at("v_img").index_select(0, rows_of(target_rows)), expect_.tensor("v_img").flatten(0, 1), limits_.state);
+    compare("v_img_hat", seen_.values.at("v_img_hat").index_select(0, rows_of(target_rows)), expect_.tensor("v_img_hat").flatten(0, 1),
+            limits_.state);
+    grid();
+    compare("latents", seen_.values.at("latents"), expect_.tensor("latents").flatten(0, 1), limits_.assembled);
+  }
+
+  // Interaction layers and decoder states of the batch with full: true.
+  void decoder() {
+    const auto& layout = seen_.assembly;
+    for (int64_t k = 0; k < config_.card.layers; ++k) {
+      const auto out_name = fmt::format("card_out_{}", k), hidden_name = fmt::format("hidden_after_card_{}", k);
+      if (expect_.contains(out_name) && seen_.values.contains(out_name)) {
+        std::vector<int64_t> mine, theirs;
+        const int64_t q = layout.query_len, L = layout.questions;
+        for (const int64_t slot : layout.live_slots) {
+          const int64_t sample = layout.card_samples[slot / (q * L)], cell = slot / L % q, question = slot % L;
+          mine.push_back(slot);
+          theirs.push_back(sample * L * q + question * q + cell);
+        }
+        compare(out_name, seen_.values.at(out_name).index_select(0, rows_of(mine)),
+                expect_.tensor(out_name).flatten(0, 1).index_select(0, rows_of(theirs)), limits_.state);
+      }
+      if (expect_.contains(hidden_name))
+        compare(hidden_name, seen_.values.at(hidden_name), valid_rows_of(expect_.tensor(hidden_name)), limits_.state);
+    }
+    if (expect_.contains("hidden_final"))
+      compare("hidden_final", seen_.values.at("hidden_final"), valid_rows_of(expect_.tensor("hidden_final")), limits_.state);
   }
 
   void logits(const FusionModel& model) {
     const auto made = model.logits(loaded_.batch, loaded_.step);
     const auto ours = picked_rows(made.values, expect_.tensor("logits_rows"));
     const auto expected = expect_.tensor("logits");
-    compare("logits", ours, expected, kLogitsLimit);
+    compare("logits", ours, expected, limits_.logits);
     const double worst = (ours - expected).abs().max().item<double>();
-    report_.check(where_, "logits, largest difference", ours.abs().max().item<double>(), expected.abs().max().item<double>(), worst, kLogitsAbsolute);
+    report_.check(where_, "logits, largest difference", ours.abs().max().item<double>(), expected.abs().max().item<double>(), worst,
+                  limits_.logits_absolute);
   }
 
   void loss(const std::string& name, double ours) {
     const double expected = expect_.tensor(name).item<double>();
-    report_.check(where_, name, ours, expected, expected != 0 ? std::abs(ours - expected) / std::abs(expected) : std::abs(ours), kLossLimit);
+    report_.check(where_, name, ours, expected, expected != 0 ? std::abs(ours - expected) / std::abs(expected) : std::abs(ours), limits_.loss);
   }
 
  private:
@@ -244,8 +272,16 @@ class BatchCheck {
       if (!expect_.contains(name) || !seen_.values.contains(name)) continue;
       const bool stream_pads = i < e, own_pads = stream_pads && has_pad(last);
       const int64_t first = seen_.tower.stream_row(whole_sequence(last), stream_pads), rows = seen_.tower.image_rows;
-      compare_existing(name, seen_.values.at(name), guided_rows(last, first, rows, own_pads), expect_.tensor(name)[0], kStateLimit);
+      compare_existing(name, seen_.values.at(name), guided_rows(last, first, rows, own_pads), expect_.tensor(name)[0], limits_.state);
     }
+    const auto& layout = seen_.tower;
+    const auto last_name = fmt::format("tower_hs_{}", config_.tower.layers());
+    if (!expect_.contains("crop_tower_hs_last_every8") || !seen_.values.contains(last_name)) return;
+    std::vector<int64_t> crop_rows;
+    for (const int64_t feature : layout.crop_feature)
+      for (int64_t r = 0; r < layout.image_rows; r += 8) crop_rows.push_back(feature / N_ * layout.image_rows + r);
+    compare("crop_tower_hs_last_every8", seen_.values.at(last_name).index_select(0, rows_of(crop_rows)),
+            expect_.tensor("crop_tower_hs_last_every8").flatten(0, 1), limits_.state);
   }
 
   bool has_pad(int64_t b) const {
@@ -258,53 +294,26 @@ class BatchCheck {
     return false;
   }
 
-  void every8() {
+  void connector() {
     const auto& layout = seen_.tower;
-    const auto& connector = seen_.values.at("connector");
     const auto expected = expect_.tensor("connector_every8");
     std::vector<int64_t> rows;
     for (int64_t b = 0; b < B_; ++b) {
       const auto sample = guided_rows(b, layout.whole_feature[b], N_, false);
       for (size_t r = 0; r < sample.size(); r += 8) rows.push_back(shared_zero(b) && r >= static_cast<size_t>(N_) ? -1 : sample[r]);
     }
-    compare_existing("connector_every8", connector, rows, expected.flatten(0, 1), kStateLimit);
-
-    const auto grid = seen_.values.at("grid").flatten(1, 2);  // [B, 4N, D]
-    std::vector<int64_t> every;
-    for (int64_t c = 0; c < 4 * N_; c += 8) every.push_back(c);
-    compare("grid_every8", grid.index_select(1, rows_of(every)), expect_.tensor("grid_every8"), kStateLimit);
-
-    const auto last_name = fmt::format("tower_hs_{}", config_.tower.layers());
-    if (!expect_.contains("crop_tower_hs_last_every8") || !seen_.values.contains(last_name)) return;
-    std::vector<int64_t> crop_rows;
-    for (const int64_t feature : layout.crop_feature)
-      for (int64_t r = 0; r < layout.image_rows; r += 8) crop_rows.push_back(feature / N_ * layout.image_rows + r);
-    compare("crop_tower_hs_last_every8", seen_.values.at(last_name).index_select(0, rows_of(crop_rows)),
-            expect_.tensor("crop_tower_hs_last_every8").flatten(0, 1), kStateLimit);
+    compare_existing("connector_every8", seen_.values.at("connector"), rows, expected.flatten(0, 1), limits_.state);
   }
 
-  void card_and_decoder() {
-    const auto& layout = seen_.assembly;
-    for (int64_t k = 0; k < config_.card.layers; ++k) {
-      const auto out_name = fmt::format("card_out_{}", k), hidden_name = fmt::format("hidden_after_card_{}", k);
-      if (expect_.contains(out_name) && seen_.values.contains(out_name)) {
-        std::vector<int64_t> mine, theirs;
-        const int64_t q = layout.query_len, L = layout.questions;
-        for (const int64_t slot : layout.live_slots) {
-          const int64_t sample = layout.card_samples[slot / (q * L)], cell = slot / L % q, question = slot % L;
-          mine.push_back(slot);
-          theirs.push_back(sample * L * q + question * q + cell);
-        }
-        compare(out_name, seen_.values.at(out_name).index_select(0, rows_of(mine)),
-                expect_.tensor(out_name).flatten(0, 1).index_select(0, rows_of(theirs)), kStateLimit);
-      }
-      if (expect_.contains(hidden_name)) compare(hidden_name, seen_.values.at(hidden_name), valid_rows_of(expect_.tensor(hidden_name)), kStateLimit);
-    }
-    if (expect_.contains("hidden_final"))
-      compare("hidden_final", seen_.values.at("hidden_final"), valid_rows_of(expect_.tensor("hidden_final")), kStateLimit);
+  void grid() {
+    const auto cells = seen_.values.at("grid").flatten(1, 2);  // [B, 4N, D]
+    std::vector<int64_t> every;
+    for (int64_t c = 0; c < 4 * N_; c += 8) every.push_back(c);
+    compare("grid_every8", cells.index_select(1, rows_of(every)), expect_.tensor("grid_every8"), limits_.state);
   }
 
   const ModelConfig& config_;
+  const VerifyLimits& limits_;
   const CaseBatch& loaded_;
   const Seen& seen_;
   VerifyReport& report_;
@@ -319,6 +328,7 @@ void check_gradients(const ModelCase& model_case, FusionModel& model, int64_t nu
   const auto file_path = model_case.folder / fmt::format("grads_{}.safetensors", number);
   const std::optional<SafetensorsFile> file = fs::exists(file_path) ? std::optional<SafetensorsFile>(file_path) : std::nullopt;
   const double total = json_get<double>(facts, "total_l2", where);
+  const VerifyLimits& limits = limits_of(model_case.dtype);
 
   double sum = 0;
   int64_t without = 0;
@@ -331,16 +341,16 @@ void check_gradients(const ModelCase& model_case, FusionModel& model, int64_t nu
     const double norm = l2(gradient), expected = facts.at("grads").at(parameter.name).at(0).get<double>();
     sum += norm * norm;
     if (zero_in_theory(parameter.name)) {
-      report.check(where, name, norm, expected, gradient.abs().max().item<double>(), kDeadLimit);
+      report.check(where, name, norm, expected, gradient.abs().max().item<double>(), limits.zero_gradient);
     } else if (file) {
       const double difference = l2(gradient - file->tensor(parameter.name));
-      report.check(where, name, norm, expected, difference, kGradRelative * expected + kGradTotalShare * total);
+      report.check(where, name, norm, expected, difference, limits.grad_relative * expected + limits.grad_total_share * total);
     } else {
-      report.check(where, name, norm, expected, std::abs(norm - expected), kGradRelative * expected + kGradTotalShare * total);
+      report.check(where, name, norm, expected, std::abs(norm - expected), limits.grad_relative * expected + limits.grad_total_share * total);
     }
   }
   report.check(where, "parameters without gradient", 0, 0, static_cast<double>(without), 0);
-  report.check(where, "total gradient norm", std::sqrt(sum), total, std::abs(std::sqrt(sum) - total) / total, kTotalLimit);
+  report.check(where, "total gradient norm", std::sqrt(sum), total, std::abs(std::sqrt(sum) - total) / total, limits.total);
 }
 
 void check_batch(const ModelCase& model_case, FusionModel& model, int64_t number, VerifyReport& report) {
@@ -351,11 +361,16 @@ void check_batch(const ModelCase& model_case, FusionModel& model, int64_t number
   step.probe = &seen.probe;
   const StepLosses losses = forward_backward(model, loaded.batch, step);
 
+  // In the order of the forward pass, so that the first miss is the stage to look at.
   BatchCheck check(model_case, loaded, number, seen, report);
-  check.assembled();
-  check.instruct();
+  const bool full = json_get_or<bool>(loaded.facts, "full", false, "batch");
+  check.layout();
+  check.instruct(false);
+  if (full) check.vision();
+  check.instruct(true);
   check.context();
-  if (json_get_or<bool>(loaded.facts, "full", false, "batch")) check.full();
+  check.assembled();
+  if (full) check.decoder();
   check.logits(model);
   check.loss("loss_ce", losses.ce);
   check.loss("loss_v2t", losses.v2t);
@@ -366,13 +381,12 @@ void check_batch(const ModelCase& model_case, FusionModel& model, int64_t number
 
 }  // namespace
 
-VerifyReport verify_model_case(const fs::path& folder) {
+VerifyReport verify_model_case(const ModelCase& model_case) {
   VerifyReport report;
-  const ModelCase model_case(folder);
   const auto model = model_case.load_model();
   for (int64_t number = 0; number < batch_count(model_case); ++number) check_batch(model_case, *model, number, report);
-  if (fs::exists(folder / "generate.json")) check_generation(model_case, *model, report);
-  if (fs::exists(folder / "curve.json")) check_curve(model_case, report);
+  if (fs::exists(model_case.folder / "generate.json")) check_generation(model_case, *model, report);
+  if (fs::exists(model_case.folder / "curve.json")) check_curve(model_case, report);
   return report;
 }
 

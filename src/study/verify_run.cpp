@@ -1,14 +1,14 @@
 #include "fusion/study/verify_run.h"
 
+#include "fusion/base/child_process.h"
 #include "fusion/base/error.h"
-
-#include <fcntl.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "fusion/study/model_case.h"
 
 #include <algorithm>
+#include <list>
 #include <map>
 #include <set>
+#include <thread>
 
 namespace fusion {
 namespace {
@@ -31,49 +31,68 @@ void add_folder(const std::string& kind, const fs::path& folder, std::vector<Ver
   for (const auto& path : cases) tasks.push_back({kind, path});
 }
 
-// A running check: this program again, its report read from a pipe.
-struct Child {
-  pid_t pid = -1;
-  int output = -1;
-  std::string text;
+// A task in a process of its own, which writes its report into a file.
+struct Running {
+  const VerifyTask* task;
+  fs::path output;
+  ChildProcess process;
 };
 
-Child start(const VerifyTask& task, const fs::path& tokenizers) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) fail(ExitCode::failure, "verify: pipe failed");
-  std::vector<std::string> words = {"fusion", "verify", task.path.string(), "--json", "--jobs", "0"};
-  if (!tokenizers.empty()) words.insert(words.end(), {"--tokenizers", tokenizers.string()});
-  std::vector<char*> arguments;
-  for (auto& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  const pid_t pid = fork();
-  if (pid < 0) fail(ExitCode::failure, "verify: fork failed");
-  if (pid == 0) {
-    dup2(ends[1], STDOUT_FILENO);
-    execv("/proc/self/exe", arguments.data());
-    _exit(127);
-  }
-  close(ends[1]);
-  return {pid, ends[0], {}};
+Running start(const VerifyTask& task, const VerifyOptions& options, const fs::path& output) {
+  ChildOptions child;
+  child.arguments = {own_program().string(), "verify", task.path.string(), "--json", "--jobs", "0"};
+  if (!options.tokenizers.empty()) child.arguments.insert(child.arguments.end(), {"--tokenizers", options.tokenizers.string()});
+  if (options.dtype == at::kBFloat16) child.arguments.insert(child.arguments.end(), {"--dtype", "bf16"});
+  child.output = output;
+  return {&task, output, ChildProcess(child)};
 }
 
-VerifyReport finish(Child& child, const VerifyTask& task) {
-  char buffer[65536];
-  for (ssize_t n; (n = read(child.output, buffer, sizeof buffer)) > 0;) child.text.append(buffer, static_cast<size_t>(n));
-  close(child.output);
-  int status = 0;
-  waitpid(child.pid, &status, 0);
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  if (code > 1 || child.text.empty()) {
-    VerifyReport report;
-    report.rows.push_back({task.path.filename().string(), "whole case", 0, 0, 0, 0, Verdict::fail,
-                           fmt::format("the check ended with code {}, see its message above", code)});
-    return report;
-  }
-  return parse_report(parse_json(child.text, "report of " + task.path.string()));
+VerifyReport read_report(const Running& running, int code) {
+  const std::string text = read_file(running.output);
+  if (code <= static_cast<int>(ExitCode::failure) && !text.empty()) return parse_report(parse_json(text, "report of " + running.task->path.string()));
+  VerifyReport report;
+  report.rows.push_back({running.task->path.filename().string(), "whole case", 0, 0, 0, 0, Verdict::fail,
+                         fmt::format("the check ended with code {}, see its message above", code)});
+  return report;
 }
 
 const std::vector<std::string> kVerdicts = {"pass", "fail", "skip"};
+
+// "grad model.layers.3.mlp.down_proj.weight" -> "gradients of model.layers.3"; other quantities stand for themselves.
+std::string stage_of(const std::string& quantity) {
+  const std::string prefix = "grad ";
+  if (!quantity.starts_with(prefix)) return quantity;
+  auto end = std::find_if(quantity.begin(), quantity.end(), [](char c) { return std::isdigit(static_cast<unsigned char>(c)); });
+  end = std::find(end, quantity.end(), '.');
+  const std::string name(quantity.begin() + prefix.size(), end);
+  return "gradients of " + (end == quantity.end() ? name.substr(0, name.rfind('.')) : name);
+}
+
+// What a place missed, in the order of the forward pass, gradients by module.
+struct Misses {
+  std::string where;
+  std::vector<std::pair<std::string, int64_t>> stages;
+
+  // False when the row's stage is listed already.
+  bool add(const VerifyRow& row) {
+    const auto stage = stage_of(row.quantity);
+    for (auto& [known, count] : stages)
+      if (known == stage) return ++count, false;
+    stages.emplace_back(stage, 1);
+    return true;
+  }
+
+  std::string text() const {
+    constexpr size_t kShown = 12;
+    std::string line = fmt::format("first miss of {}: {}", where, stages.front().first);
+    for (size_t i = 1; i < std::min(stages.size(), kShown); ++i) {
+      line += (i == 1 ? "; then " : ", ") + stages[i].first;
+      if (stages[i].second > 1) line += fmt::format(" ({} tensors)", stages[i].second);
+    }
+    if (stages.size() > kShown) line += fmt::format(" and {} stages more", stages.size() - kShown);
+    return line + "\n";
+  }
+};
 
 }  // namespace
 
@@ -97,23 +116,38 @@ std::vector<VerifyTask> find_cases(const fs::path& folder) {
   return tasks;
 }
 
-VerifyReport run_case(const VerifyTask& task, const fs::path& tokenizers) {
-  if (task.kind == "model") return verify_model_case(task.path);
-  if (task.kind == "bench") return verify_bench(task.path);
+VerifyReport run_case(const VerifyTask& task, const VerifyOptions& options) {
+  if (task.kind == "model" || task.kind == "bench") {
+    ModelCase model_case(task.path);
+    model_case.dtype = options.dtype;
+    return task.kind == "model" ? verify_model_case(model_case) : verify_bench(model_case);
+  }
+  if (options.dtype != at::kFloat) {
+    VerifyReport report;
+    report.skip(task.path.filename().string(), "whole folder", fmt::format("kind {} has no arithmetic in bf16", task.kind));
+    return report;
+  }
   if (task.kind == "image") return verify_image(task.path);
-  return verify_text(task.path, tokenizers.empty() ? task.path.parent_path().parent_path() / "data" / "tokenizers" : tokenizers);
+  return verify_text(task.path, options.tokenizers.empty() ? task.path.parent_path().parent_path() / "data" / "tokenizers" : options.tokenizers);
 }
 
-VerifyReport run_cases(const std::vector<VerifyTask>& tasks, const fs::path& tokenizers, int jobs) {
-  VerifyReport all;
-  std::vector<Child> running;
-  size_t next = 0, done = 0;
-  // Reports are joined in the order of the tasks, so the table does not depend on who finishes first.
-  for (; done < tasks.size(); ++done) {
-    for (; next < tasks.size() && next < done + static_cast<size_t>(jobs); ++next) running.push_back(start(tasks[next], tokenizers));
-    const VerifyReport report = finish(running[done], tasks[done]);
-    all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
+VerifyReport run_cases(const std::vector<VerifyTask>& tasks, const VerifyOptions& options, int jobs) {
+  const PrivateFolder folder("fusion-verify");
+  std::vector<VerifyReport> reports(tasks.size());
+  std::list<Running> running;
+  for (size_t next = 0; next < tasks.size() || !running.empty();) {
+    for (; next < tasks.size() && static_cast<int>(running.size()) < jobs; ++next)
+      running.push_back(start(tasks[next], options, folder.path() / std::to_string(next)));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::erase_if(running, [&](Running& one) {
+      const auto end = one.process.poll();
+      if (end) reports[one.task - tasks.data()] = read_report(one, end->code);
+      return end.has_value();
+    });
   }
+  // In the order of the tasks, so that the table does not depend on who finishes first.
+  VerifyReport all;
+  for (const VerifyReport& report : reports) all.rows.insert(all.rows.end(), report.rows.begin(), report.rows.end());
   return all;
 }
 
@@ -150,10 +184,14 @@ VerifyReport parse_report(const Json& json) {
 std::string report_table(const VerifyReport& report, bool all) {
   std::string text =
       fmt::format("{:<44} {:<60} {:>13} {:>13} {:>11} {:>9}  {}\n", "case", "quantity", "ours", "expected", "difference", "limit", "verdict");
-  std::map<std::string, std::string> first_miss;
+  std::vector<Misses> misses;
   for (const VerifyRow& row : report.rows) {
-    if (row.verdict == Verdict::fail) first_miss.emplace(row.where, row.quantity);
-    if (row.verdict == Verdict::pass && !all) continue;
+    bool first_of_module = true;
+    if (row.verdict == Verdict::fail) {
+      if (misses.empty() || misses.back().where != row.where) misses.push_back({row.where, {}});
+      first_of_module = misses.back().add(row);
+    }
+    if (!all && (row.verdict == Verdict::pass || !first_of_module)) continue;
     text += fmt::format("{:<44} {:<60} {:>13.7g} {:>13.7g} {:>11.3g} {:>9.2g}  {}{}{}\n", row.where, row.quantity, row.ours, row.expected,
                         row.difference, row.limit, kVerdicts[static_cast<size_t>(row.verdict)], row.note.empty() ? "" : ": ", row.note);
   }
@@ -176,7 +214,7 @@ std::string report_table(const VerifyReport& report, bool all) {
       text += fmt::format("{:<44} {:>6} quantities pass; closest to its limit: {} ({:.0f} % of it)\n", where, summary.passed, summary.quantity,
                           100 * summary.closest);
   }
-  for (const auto& [where, quantity] : first_miss) text += fmt::format("first miss of {}: {}\n", where, quantity);
+  for (const Misses& miss : misses) text += miss.text();
   return text +
          fmt::format("{} passed, {} failed, {} skipped\n", report.count(Verdict::pass), report.count(Verdict::fail), report.count(Verdict::skip));
 }

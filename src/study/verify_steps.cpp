@@ -4,6 +4,38 @@
 #include <ATen/ops/full.h>
 
 namespace fusion {
+namespace {
+
+// fp32: README of the reference data, section 5.
+constexpr VerifyLimits kFloatLimits = {.loss = 1e-6,
+                                       .assembled = 5e-6,
+                                       .state = 1e-5,
+                                       .logits = 1e-5,
+                                       .logits_absolute = 1e-4,
+                                       .grad_relative = 5e-5,
+                                       .grad_total_share = 1e-7,
+                                       .zero_gradient = 1e-6,
+                                       .total = 1e-5,
+                                       .curve_loss = 3e-5,
+                                       .curve_norm = 1e-3,
+                                       .final_weight = 1e-5};
+// bf16 has 8 bits of mantissa: one rounding is up to 4e-3. Measured distances: docs/benchmarks.md.
+constexpr VerifyLimits kHalfLimits = {.loss = 5e-3,
+                                      .assembled = 2e-2,
+                                      .state = 3e-2,
+                                      .logits = 3e-2,
+                                      .logits_absolute = 0.2,
+                                      .grad_relative = 0.1,
+                                      .grad_total_share = 2e-3,
+                                      .zero_gradient = 1e-2,
+                                      .total = 2e-2,
+                                      .curve_loss = 1e-2,
+                                      .curve_norm = 0.1,
+                                      .final_weight = 2e-2};
+
+}  // namespace
+
+const VerifyLimits& limits_of(at::ScalarType dtype) { return dtype == at::kBFloat16 ? kHalfLimits : kFloatLimits; }
 
 StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepContext& step, const std::function<void()>& between) {
   TapePolicy policy;

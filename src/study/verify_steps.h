@@ -18,6 +18,14 @@ StepLosses forward_backward(FusionModel& model, const Batch& batch, const StepCo
 /// Rules of the reference runs: one rate for all, another for the tower.
 TrainConfig reference_rules(double base, double tower);
 
+/// How far a quantity may lie from the reference. The compared numbers are fp32 ones of the official code in any case.
+struct VerifyLimits {
+  double loss, assembled, state, logits, logits_absolute;        // relative, relative L2; largest difference of a logit
+  double grad_relative, grad_total_share, zero_gradient, total;  // |difference| <= relative * norm + share * total norm
+  double curve_loss, curve_norm, final_weight;
+};
+const VerifyLimits& limits_of(at::ScalarType dtype);
+
 void check_generation(const ModelCase& model_case, const FusionModel& model, VerifyReport& report);
 /// Trains a fresh copy of the case's model as curve.json says.
 void check_curve(const ModelCase& model_case, VerifyReport& report);

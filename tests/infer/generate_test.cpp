@@ -3,6 +3,8 @@
 #include "errors.h"
 #include "infer/tiny_model.h"
 
+#include <ATen/TensorOperators.h>
+
 namespace fusion {
 namespace {
 
@@ -53,6 +55,26 @@ TEST(Generate, EqualsTheWholeForwardPassPerToken) {
     distinct.insert(answers[i].ids);
   }
   EXPECT_EQ(distinct.size(), prompts.size()) << "the model is too dull for this test";
+}
+
+TEST(Generate, CachedLogitsEqualTheWholeForwardPass) {
+  const auto sample = prompt({"What color is it?", "red", "Is it round?"}, "red.png", 12);
+  const Ids continuation = slow_answer(sample, 12);
+  ASSERT_GE(continuation.size(), 4u);
+  PreparedSample whole = sample;
+  for (const int64_t id : continuation) {
+    whole.text.input_ids.push_back(id);
+    whole.text.labels.push_back(kIgnore);
+  }
+  const auto all = loaded().model->logits(make_batch({whole}, 16), {.query_len = 4}).values;
+  KvCache cache;
+  auto row = loaded().model->prefill(make_batch({sample}, 16), {.query_len = 4}, 12, cache);
+  const auto tokens = static_cast<int64_t>(continuation.size()), first = all.size(0) - tokens - 1;
+  for (int64_t i = 0; i <= tokens; ++i) {
+    const double largest = all[first + i].abs().max().item<double>();
+    EXPECT_LE((row[0] - all[first + i]).abs().max().item<double>(), 1e-5 * std::max(1.0, largest)) << "token " << i;
+    if (i < tokens) row = loaded().model->decode({continuation[static_cast<size_t>(i)]}, cache);
+  }
 }
 
 TEST(Generate, StopsAtAnyStopId) {

@@ -2,6 +2,7 @@
 #include "fusion/model/fusion_model.h"
 
 #include "fusion/model/io/names.h"
+#include "fusion/model/layout.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -231,6 +232,51 @@ TEST(FusionModel, ScoreGivesTheLossesOfTheForwardPass) {
   EXPECT_EQ(scored.predicted.size(), scored.expected.size());
   const auto logits = model->logits(batch, kStep);
   EXPECT_EQ(logits.values.size(0), logits.rows.total());
+}
+
+// FUSION-L (model.md 3.9) written down once more: cell centres of the small grid, bilinear weights with edges repeated, in fp64.
+TEST(FusionModel, ASmallOutputGridIsBilinear) {
+  const Batch batch = random_batch({{2, true}, {1, true}}, 17);
+  const int64_t side = tiny().tower.grid(), small = 3;
+  const auto watch = [&](const ModelConfig& config, AssemblyLayout& assembly, at::Tensor& features, std::vector<int64_t>& whole) {
+    at::Tensor rows;
+    Probe probe;
+    probe.value = [&](const std::string& name, const at::Tensor& value) {
+      if (name == "inputs_embeds") rows = value.to(at::kDouble);
+      if (name == "features") features = value.to(at::kDouble);
+    };
+    probe.layout = [&](const TowerLayout& tower, const AssemblyLayout& layout) { whole = tower.whole_feature, assembly = layout; };
+    const Sums sums = run(*make(config), batch, {.query_len = 4, .probe = &probe});
+    return std::pair{rows, sums};
+  };
+  ModelConfig reduced = tiny();
+  reduced.tune.output_grid = small;
+  AssemblyLayout full_layout, layout;
+  at::Tensor features, unused;
+  std::vector<int64_t> whole, ignored;
+  const auto [full_rows, full_sums] = watch(tiny(), full_layout, features, whole);
+  const auto [rows, sums] = watch(reduced, layout, unused, ignored);
+
+  EXPECT_EQ(sums.t2v, full_sums.t2v);  // the losses see the whole grid
+  EXPECT_EQ(sums.v2t, full_sums.v2t);
+  const auto tokens = static_cast<int64_t>(layout.token_ids.size());
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    ASSERT_EQ(full_layout.rows.length(b) - layout.rows.length(b), side * side - small * small);
+    for (int64_t y = 0; y < small; ++y) {
+      for (int64_t x = 0; x < small; ++x) {
+        const auto source = [&](int64_t cell) { return std::max(0.0, (static_cast<double>(cell) + 0.5) * side / small - 0.5); };
+        const double fy = source(y), fx = source(x);
+        const auto y0 = static_cast<int64_t>(fy), x0 = static_cast<int64_t>(fx);
+        const auto cell = [&](int64_t r, int64_t c) { return features[whole[b] + std::min(r, side - 1) * side + std::min(c, side - 1)]; };
+        const double wy = fy - static_cast<double>(y0), wx = fx - static_cast<double>(x0);
+        const auto expected =
+            (cell(y0, x0) * (1 - wx) + cell(y0, x0 + 1) * wx) * (1 - wy) + (cell(y0 + 1, x0) * (1 - wx) + cell(y0 + 1, x0 + 1) * wx) * wy;
+        const auto at = std::find(layout.index.begin(), layout.index.end(), tokens + b * small * small + y * small + x);
+        ASSERT_NE(at, layout.index.end());
+        EXPECT_LT((rows[at - layout.index.begin()] - expected).abs().max().item<double>(), 1e-5) << b << " " << y << " " << x;
+      }
+    }
+  }
 }
 
 TEST(FusionModel, ParametersAreTheTableOfNames) {

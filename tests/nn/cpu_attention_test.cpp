@@ -31,7 +31,7 @@ TEST_P(CpuAttentionTest, EqualsTheFormula) {
   const auto q = at::randn({c.n, c.q_rows, c.heads, c.size}).requires_grad_(true),
              k = at::randn({c.n, c.k_rows, c.kv_heads, c.size}).requires_grad_(true),
              v = at::randn({c.n, c.k_rows, c.kv_heads, c.size}).requires_grad_(true);
-  if (!cpu_attention_serves(q, k, v)) GTEST_SKIP() << "no AVX-512 here: ATen's kernels are used";
+  if (!cpu_attention_serves(q, k, v)) GTEST_SKIP() << "no AVX2 here: ATen's kernels are used";
   const auto out = cpu_attention(q, k, v, 0.3, c.causal), expected = plain_attention(q, k, v, 0.3, c.causal);
   EXPECT_LT((out - expected).norm().item<double>(), 2e-6 * expected.norm().item<double>());
   const auto gradient = at::randn_like(out);
@@ -72,7 +72,7 @@ TEST(CpuAttention, OtherTypesTakeAtensKernels) {
 
 TEST(CpuAttention, LargeScoresStayFinite) {
   const auto q = at::full({1, 9, 1, 8}, 100.0), v = at::randn({1, 9, 1, 8});
-  if (!cpu_attention_serves(q, q, v)) GTEST_SKIP() << "no AVX-512 here: ATen's kernels are used";
+  if (!cpu_attention_serves(q, q, v)) GTEST_SKIP() << "no AVX2 here: ATen's kernels are used";
   EXPECT_TRUE(at::allclose(cpu_attention(q, q, v, 1.0, false), v.mean(1, true).expand_as(v), 1e-5, 1e-6));
 }
 

@@ -69,7 +69,8 @@ void expect_equal(const Config& config, int64_t world, int64_t node, const char*
   FusionModel model(config, options);
   apply_rules(model.parameters(), config.train, config.optimizer);
   const double planned = step_traffic(model, config, world, node);
-  EXPECT_NEAR(measured(config, world, node) / planned, 1.0, 0.02) << what << ", zero " << config.train.zero << ", world " << world;
+  // Beside what the plan counts: shared sums, padding of the parts, and units of under 1024 numbers per rank, which Gloo sends whole to everyone.
+  EXPECT_NEAR(measured(config, world, node) / planned, 1.0, 0.03) << what << ", zero " << config.train.zero << ", world " << world;
 }
 
 TEST(StepTraffic, IsWhatAStepSends) {

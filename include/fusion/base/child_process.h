@@ -12,7 +12,8 @@ struct ChildOptions {
   std::vector<std::string> arguments;                            // the program first: a path, or a name to look for in PATH
   std::vector<std::pair<std::string, std::string>> environment;  // set on top of this process's own
   std::vector<std::string> unset;                                // taken out of it
-  fs::path output, messages;                                     // stdout is written anew, stderr appended; the same file is appended to by both
+  fs::path output, messages;                                     // stdout is written anew, stderr appended; the same file is appended to by both;
+                                                                 // messages empty: they go where this process's go
   int death_signal = 15;                                         // sent when this process ends in any way, and by the destructor: SIGTERM
 };
 
@@ -30,8 +31,7 @@ class ChildProcess {
   explicit ChildProcess(const ChildOptions& options);
   /// Sends a child that still runs the death signal and waits for it.
   ~ChildProcess();
-  ChildProcess(ChildProcess&& other) noexcept
-      : pid_(std::exchange(other.pid_, -1)), death_signal_(other.death_signal_), end_(other.end_) {}
+  ChildProcess(ChildProcess&& other) noexcept : pid_(std::exchange(other.pid_, -1)), death_signal_(other.death_signal_), end_(other.end_) {}
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 

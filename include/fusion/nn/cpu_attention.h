@@ -1,4 +1,4 @@
-// Exact softmax attention in fp32 on CPUs with AVX-512: one pass over whole score rows that stay in the first cache levels.
+// Exact softmax attention in fp32 on CPUs with AVX2 or AVX-512: one pass over whole score rows that stay in the first cache levels.
 // Twice the speed of ATen's blocked kernel at the head sizes and lengths of vision towers, and the same bits for any number of threads.
 #pragma once
 

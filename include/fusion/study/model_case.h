@@ -13,11 +13,12 @@ namespace fusion {
 struct ModelCase {
   fs::path folder;
   ModelConfig config;
+  at::ScalarType dtype = at::kFloat;  // compute dtype; the masters are fp32 in any case
   std::string name() const { return folder.filename().string(); }
 
   /// Reads the two config files below `folder`.
   explicit ModelCase(const fs::path& folder);
-  /// The model with the case's weights, in fp32.
+  /// The model with the case's weights.
   std::unique_ptr<FusionModel> load_model(const RecomputeConfig& recompute = {}) const;
 };
 

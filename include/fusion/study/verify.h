@@ -8,6 +8,8 @@
 
 namespace fusion {
 
+struct ModelCase;
+
 enum class Verdict { pass, fail, skip };
 
 /// One line of the table. For exact quantities `difference` counts the unequal items and `limit` is 0.
@@ -30,7 +32,8 @@ struct VerifyReport {
 /// Cases of one kind below `folder`; each throws ExitCode::usage when the folder does not hold what its README says.
 VerifyReport verify_text(const fs::path& folder, const fs::path& tokenizers);
 VerifyReport verify_image(const fs::path& folder);
-VerifyReport verify_model_case(const fs::path& folder);
-VerifyReport verify_bench(const fs::path& folder);
+/// Its rows come in the order of the forward pass.
+VerifyReport verify_model_case(const ModelCase& model_case);
+VerifyReport verify_bench(const ModelCase& model_case);
 
 }  // namespace fusion

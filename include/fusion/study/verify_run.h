@@ -4,6 +4,8 @@
 #include "fusion/base/json.h"
 #include "fusion/study/verify.h"
 
+#include <c10/core/ScalarType.h>
+
 namespace fusion {
 
 /// One unit of work: a case of kind model, or a whole folder of another kind.
@@ -15,11 +17,15 @@ struct VerifyTask {
 /// `folder` is a case, a folder with golden.json, or a folder of such folders. Throws a usage error when nothing is found or a kind is unknown.
 std::vector<VerifyTask> find_cases(const fs::path& folder);
 
-/// `tokenizers`: folder of the text cases' tokenizers; empty = data/tokenizers beside the reference data.
-VerifyReport run_case(const VerifyTask& task, const fs::path& tokenizers);
+struct VerifyOptions {
+  fs::path tokenizers;                // of the text cases; empty = data/tokenizers beside the reference data
+  at::ScalarType dtype = at::kFloat;  // compute dtype of models; bf16 has limits of its own (docs/benchmarks.md)
+};
+/// Kinds without a model are skipped in bf16.
+VerifyReport run_case(const VerifyTask& task, const VerifyOptions& options);
 
-/// Runs each task in a process of its own (this program with `verify PATH --json`), `jobs` at a time.
-VerifyReport run_cases(const std::vector<VerifyTask>& tasks, const fs::path& tokenizers, int jobs);
+/// Runs each task in a process of its own (this program with `verify PATH --json --jobs 0`), `jobs` at a time.
+VerifyReport run_cases(const std::vector<VerifyTask>& tasks, const VerifyOptions& options, int jobs);
 
 Json report_json(const VerifyReport& report);
 VerifyReport parse_report(const Json& json);
