@@ -2,6 +2,7 @@
 
 #include "fusion/study/bench.h"
 #include "fusion/study/bench_images.h"
+#include "fusion/study/bench_index.h"
 #include "fusion/study/bench_text.h"
 
 namespace fusion::tools {
@@ -13,7 +14,7 @@ void add_bench(CLI::App& app, ExitCode& code) {
     TextBenchOptions text;
     std::string folder, tokenizer;
     std::vector<std::string> files;
-    bool json = false;
+    bool json = false, open_only = false;
   };
   auto arguments = std::make_shared<Arguments>();
   static const std::map<std::string, Recompute> kRecompute = {{"none", Recompute::none}, {"full", Recompute::full}};
@@ -42,13 +43,22 @@ void add_bench(CLI::App& app, ExitCode& code) {
   text->add_option("--repeats", arguments->text.repeats, "Timed passes, after one warm-up pass")->check(CLI::PositiveNumber)->capture_default_str();
   text->add_option("--run-bytes", arguments->text.run_bytes, "Bytes of the runs of one character; 0 = no runs")->capture_default_str();
 
-  command->callback([arguments, command, images, text, &code] {
-    const CLI::App* inner = images->parsed() ? images : text->parsed() ? text : nullptr;
+  CLI::App* index =
+      command->add_subcommand("index", "Making and opening the index of a .json or .jsonl file; scripts/bench_index.sh makes a large one.");
+  index->add_option("file", arguments->folder, "The file")->required()->check(CLI::ExistingFile);
+  index->add_flag("--open-only", arguments->open_only, "Only open the kept index");
+
+  command->callback([arguments, command, images, text, index, &code] {
+    const CLI::App* inner = nullptr;
+    for (const CLI::App* each : {images, text, index})
+      if (each->parsed()) inner = each;
     if (inner) {
       for (const char* option : {"--case", "--threads", "--steps", "--recompute", "--json"})
         FUSION_CHECK(command->count(option) == 0, "bench: {} has no effect on `bench {}`; remove it", option, inner->get_name());
     }
-    if (inner == text) {
+    if (inner == index) {
+      fmt::print("{}", index_bench_text(bench_index(arguments->folder, arguments->open_only)));
+    } else if (inner == text) {
       arguments->text.tokenizer = arguments->tokenizer;
       fmt::print("{}", text_bench_table(bench_text({arguments->files.begin(), arguments->files.end()}, arguments->text)));
     } else if (inner == images) {

@@ -114,8 +114,7 @@ std::string Sha256::hex() const {
   const State copy;
   unsigned char bytes[EVP_MAX_MD_SIZE];
   unsigned size = 0;
-  check_crypto(copy.context && EVP_MD_CTX_copy_ex(copy.context.get(), state_->context.get()) &&
-               EVP_DigestFinal_ex(copy.context.get(), bytes, &size));
+  check_crypto(copy.context && EVP_MD_CTX_copy_ex(copy.context.get(), state_->context.get()) && EVP_DigestFinal_ex(copy.context.get(), bytes, &size));
   std::string text;
   for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", bytes[i]);
   return text;

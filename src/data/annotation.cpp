@@ -3,10 +3,11 @@
 #include "fusion/base/log.h"
 #include "fusion/text/unicode.h"  // is_space, next_code_point
 
-#include <simdjson.h>
-#include <xxhash.h>
+#include "row_split.h"
 
-#include <cstring>
+#include <simdjson.h>
+
+#include <array>
 
 namespace fusion {
 namespace {
@@ -14,20 +15,11 @@ namespace {
 constexpr uint64_t kRowBytes = uint64_t{16} << 20;  // reliability.md 5: a line holds at most 16 MB, nested at most 64 deep
 constexpr size_t kRowDepth = 64;
 
-bool is_json_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
-
-/// Past the string whose opening quote is at `at`; `end` when it never closes.
-const char* skip_string(const char* at, const char* end) {
-  for (const char* from = at + 1; from < end;) {
-    const auto* quote = static_cast<const char*>(std::memchr(from, '"', static_cast<size_t>(end - from)));
-    if (!quote) return end;
-    const char* slash = quote;
-    while (slash > at + 1 && slash[-1] == '\\') --slash;
-    from = quote + 1;
-    if ((quote - slash) % 2 == 0) return from;  // an even number of backslashes does not escape the quote
-  }
-  return end;
-}
+const std::array<bool, 128> kAsciiSpace = [] {
+  std::array<bool, 128> table{};
+  for (size_t c = 0; c < table.size(); ++c) table[c] = is_space(static_cast<char32_t>(c));
+  return table;
+}();
 
 using Element = simdjson::dom::element;
 using Object = simdjson::dom::object;
@@ -85,8 +77,13 @@ std::string image_path(const Row& row) {
   return std::string(path);
 }
 
+/// A turn inside the parser's buffer.
+struct TurnView {
+  std::string_view from, value;
+};
+
 /// One turn with its aliases (conventions.md 5): from/value with human and gpt, or role/content with user and assistant; system in both.
-Turn read_turn(Element element, size_t index) {
+TurnView read_turn(Element element, size_t index) {
   Object object;
   if (element.get(object)) fail(ExitCode::data, "row: conversations[{}] is not an object", index);
   std::string_view role, text;
@@ -107,7 +104,36 @@ Turn read_turn(Element element, size_t index) {
     role = "human";
   else if (alias && role == "assistant")
     role = "gpt";
-  return {std::string(role), std::string(text)};
+  return {role, text};
+}
+
+/// Calls take(turn) for the row's turns; a leading system turn is left out. Returns whether there was one.
+template <class Take>
+bool read_turns(const Row& row, const Take& take) {
+  simdjson::dom::array turns;
+  if (!row.has_conversations || row.conversations.get(turns)) fail(ExitCode::data, "row: 'conversations' is missing or not a list");
+  size_t index = 0;
+  bool system = false;
+  for (const Element element : turns) {
+    const TurnView turn = read_turn(element, index);
+    system |= index == 0 && turn.from == "system";
+    if (index++ > 0 || turn.from != "system") take(turn);
+  }
+  return system;
+}
+
+/// Words of all turns, negative without a picture; a row that cannot be read counts as one word of text.
+int32_t row_length(std::string_view text) {
+  try {
+    const Row row = read_row(parse_row(text));
+    const bool picture = !image_path(row).empty();
+    int64_t words = 0;
+    read_turns(row, [&](const TurnView& turn) { words += count_words(turn.value); });
+    words = std::max<int64_t>(words, 1);
+    return static_cast<int32_t>(picture ? words : -words);
+  } catch (const Error&) {
+    return -1;
+  }
 }
 
 std::string id_text(const Row& row) {
@@ -136,87 +162,26 @@ int64_t count_words(std::string_view text) {
   int64_t words = 0;
   bool inside = false;
   for (size_t at = 0; at < text.size();) {
-    const bool space = is_space(next_code_point(text, at));
+    const auto c = static_cast<unsigned char>(text[at]);
+    const bool space = c < 0x80 ? (++at, kAsciiSpace[c]) : is_space(next_code_point(text, at));
     words += !space && !inside;
     inside = !space;
   }
   return words;
 }
 
-AnnotationFile::AnnotationFile(const fs::path& path) : path_(path), lines_(path.extension() == ".jsonl") {
+AnnotationFile::AnnotationFile(const fs::path& path, uint64_t kept_bytes) : path_(path), lines_(path.extension() == ".jsonl") {
   if (!lines_ && path.extension() != ".json")
     fail(ExitCode::usage, "data: {}: samples come in .json (an array) or .jsonl (one per line) files, not '{}'", path.string(),
          path.extension().string());
   std::error_code ignored;
   if (!fs::exists(path, ignored)) fail(ExitCode::usage, "data: {}: no such file", path.string());
   file_ = MappedFile(path);
-  lines_ ? split_lines() : split_array();
-}
-
-void AnnotationFile::split_lines() {
-  const char* const begin = file_.text().data();
-  const char* const end = begin + file_.size();
-  for (const char* at = begin; at < end;) {
-    const auto* stop = static_cast<const char*>(std::memchr(at, '\n', static_cast<size_t>(end - at)));
-    if (!stop) stop = end;
-    const char* first = at;
-    while (first < stop && is_json_space(*first)) ++first;
-    if (first == stop) fail(ExitCode::data, "data: {}:{}: blank line; each line must hold one sample", path_.string(), starts_.size() + 1);
-    starts_.push_back(static_cast<uint64_t>(at - begin));
-    at = stop + 1;
-  }
-  starts_.push_back(file_.size());
-}
-
-void AnnotationFile::split_array() {
-  const std::string_view text = file_.text();
-  const char* const begin = text.data();
-  const char* const end = begin + text.size();
-  const char* at = text.starts_with("\xEF\xBB\xBF") ? begin + 3 : begin;
-  auto skip_space = [&] {
-    while (at < end && is_json_space(*at)) ++at;
-  };
-  auto place = [&] { return fmt::format("{}: byte {}", path_.string(), at - begin); };
-  skip_space();
-  if (at == end || *at != '[')
-    fail(ExitCode::data, "data: {}: an array of samples must begin here; one sample per line needs the ending .jsonl", place());
-  ++at;
-  skip_space();
-  bool open = at == end || *at != ']';
-  while (open) {
-    skip_space();
-    const char* const row = at;
-    int64_t depth = 0;
-    for (; at < end; ++at) {
-      const char c = *at;
-      if (c == '"') {
-        at = skip_string(at, end) - 1;
-      } else if (c == '{' || c == '[') {
-        ++depth;
-      } else if (c == '}' || c == ']') {
-        if (depth == 0) break;
-        --depth;
-      } else if (c == ',' && depth == 0) {
-        break;
-      }
-    }
-    if (at >= end)
-      fail(ExitCode::data, "data: {}: the file ends inside row {} (byte {}); it is cut off or a bracket is missing", place(), starts_.size(),
-           row - begin);
-    if (at == row || *at == '}') fail(ExitCode::data, "data: {}: '{}' where row {} is expected", place(), *at, starts_.size());
-    starts_.push_back(static_cast<uint64_t>(row - begin));
-    open = *at == ',';
-    if (open) ++at;
-  }
-  starts_.push_back(static_cast<uint64_t>(at - begin));
-  ++at;
-  skip_space();
-  if (at != end) fail(ExitCode::data, "data: {}: text after the end of the array", place());
+  index_ = RowIndex::open(path, file_.text(), row_length, kept_bytes);
 }
 
 std::string_view AnnotationFile::row(int64_t index) const {
-  const auto i = static_cast<size_t>(index);
-  std::string_view text = file_.text().substr(starts_.at(i), starts_.at(i + 1) - starts_[i]);
+  std::string_view text = file_.text().substr(index_.begin(index), index_.end(index) - index_.begin(index));
   auto trim = [&] {
     while (!text.empty() && is_json_space(text.back())) text.remove_suffix(1);
   };
@@ -240,35 +205,13 @@ Sample AnnotationFile::sample(int64_t index) const {
     const Row row = read_row(parse_row(this->row(index)));
     if (std::string id = id_text(row); !id.empty()) sample.id = std::move(id);
     sample.image = image_path(row);
-    simdjson::dom::array turns;
-    if (!row.has_conversations || row.conversations.get(turns)) fail(ExitCode::data, "row: 'conversations' is missing or not a list");
-    for (const Element turn : turns) sample.turns.push_back(read_turn(turn, sample.turns.size()));
-    if (!sample.turns.empty() && sample.turns.front().from == "system") {
+    if (read_turns(row, [&](const TurnView& turn) { sample.turns.push_back({std::string(turn.from), std::string(turn.value)}); }))
       log::warn_once(fmt::format("data: {}: system turns are left out; the chat template has its own", path_.string()));
-      sample.turns.erase(sample.turns.begin());
-    }
   } catch (const Error& error) {
     if (std::string id = id_of_broken(row(index)); !id.empty()) sample.id = std::move(id);
     throw BadSample(sample, error.what());
   }
   return sample;
-}
-
-int32_t AnnotationFile::modality_length(int64_t index) const {
-  try {
-    const Sample read = sample(index);
-    int64_t words = 0;
-    for (const Turn& turn : read.turns) words += count_words(turn.value);
-    words = std::max<int64_t>(words, 1);
-    return static_cast<int32_t>(read.image.empty() ? -words : words);
-  } catch (const BadSample&) {
-    return -1;
-  }
-}
-
-std::string AnnotationFile::content_hash() const {
-  const XXH128_hash_t hash = XXH3_128bits(file_.data(), file_.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
 }  // namespace fusion

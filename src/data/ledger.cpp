@@ -7,7 +7,11 @@
 namespace fusion {
 
 Json to_json(const Rejection& rejection) {
-  return {{"dataset", rejection.dataset}, {"id", rejection.id}, {"position", rejection.position}, {"reason", rejection.reason}, {"where", rejection.where}};
+  return {{"dataset", rejection.dataset},
+          {"id", rejection.id},
+          {"position", rejection.position},
+          {"reason", rejection.reason},
+          {"where", rejection.where}};
 }
 
 Rejection rejection_from_json(const Json& json) {

@@ -9,8 +9,6 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
-#include <mutex>
-#include <thread>
 
 namespace fusion {
 namespace {
@@ -142,8 +140,6 @@ struct Mixture::State {
   std::vector<int64_t> ends;  // place after the last one of each part
   std::vector<SourceInfo> sources;
   std::string digest;
-  std::once_flag counted;
-  std::vector<int32_t> lengths;
 
   Place place(int64_t index) const {
     if (index < 0 || ends.empty() || index >= ends.back())
@@ -160,40 +156,28 @@ Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t 
   for (Entry& entry : entries)
     if (max_samples > 0) entry.max_samples = entry.max_samples > 0 ? std::min(entry.max_samples, max_samples) : max_samples;
 
-  // Each file is mapped, split and hashed once, several at a time.
-  struct Opened {
-    std::shared_ptr<const AnnotationFile> file;
-    std::string hash;
-  };
-  std::map<fs::path, Opened> files;
-  for (const Entry& entry : entries) files[entry.file];
-  std::vector<std::pair<const fs::path, Opened>*> todo;
-  for (auto& file : files) todo.push_back(&file);
-  parallel_for(static_cast<int64_t>(todo.size()), std::thread::hardware_concurrency(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      auto file = std::make_shared<AnnotationFile>(todo[i]->first);
-      todo[i]->second = {file, file->content_hash()};
-    }
-  });
+  std::map<fs::path, std::shared_ptr<const AnnotationFile>> files;
+  for (const Entry& entry : entries)
+    if (auto& file = files[entry.file]; !file) file = std::make_shared<AnnotationFile>(entry.file);
 
   std::string decisive;
   int64_t total = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
-    const Opened& opened = files[entry.file];
-    State::Part part{opened.file, entry.image_folder, choose(entry, opened.file->size()), {}};
+    const auto& file = files[entry.file];
+    State::Part part{file, entry.image_folder, choose(entry, file->size()), {}};
     if (entry.max_samples > 0) part.choice.taken = std::min(part.choice.taken, entry.max_samples);
     if (part.choice.random) {
-      auto drawn = random_permutation(static_cast<uint32_t>(opened.file->size()), {static_cast<uint64_t>(seed), kRandomStream, i});
+      auto drawn = random_permutation(static_cast<uint32_t>(file->size()), {static_cast<uint64_t>(seed), kRandomStream, i});
       drawn.resize(static_cast<size_t>(part.choice.taken));
       std::sort(drawn.begin(), drawn.end());
       part.drawn = std::move(drawn);
     }
     const int64_t used = part.choice.taken * entry.repeat;
     total += used;
-    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\n", entry.name, entry.file.filename().string(), opened.hash, part.choice.begin,
+    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\n", entry.name, entry.file.filename().string(), file->content_hash(), part.choice.begin,
                             part.choice.taken, entry.repeat, part.choice.random ? seed : -1);
-    state_->sources.push_back({entry.name, entry.file.string(), opened.file->size(), used});
+    state_->sources.push_back({entry.name, entry.file.string(), file->size(), used});
     state_->parts.push_back(std::move(part));
     state_->ends.push_back(total);
   }
@@ -220,15 +204,12 @@ int64_t Mixture::modality_length(int64_t index) const {
   return state_->parts[part].file->modality_length(row);
 }
 
-const std::vector<int32_t>& Mixture::modality_lengths() const {
-  std::call_once(state_->counted, [this] {
-    std::vector<int32_t> lengths(static_cast<size_t>(size()));
-    parallel_for(size(), std::thread::hardware_concurrency(), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) lengths[static_cast<size_t>(i)] = static_cast<int32_t>(modality_length(i));
-    });
-    state_->lengths = std::move(lengths);
+std::vector<int32_t> Mixture::modality_lengths() const {
+  std::vector<int32_t> lengths(static_cast<size_t>(size()));
+  parallel_for(size(), available_cores(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) lengths[static_cast<size_t>(i)] = static_cast<int32_t>(modality_length(i));
   });
-  return state_->lengths;
+  return lengths;
 }
 
 const std::vector<SourceInfo>& Mixture::sources() const { return state_->sources; }

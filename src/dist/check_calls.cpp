@@ -37,7 +37,8 @@ class CheckedCommunicator : public Communicator {
     const std::vector<std::string> calls = inner_->gather_texts(call, "check of " + name);
     for (int64_t r = 0; r < world(); ++r)
       if (calls[static_cast<size_t>(r)] != call)
-        fail(ExitCode::failure, "dist: ranks do not make the same calls: rank {} is at {}, rank {} at {}", rank(), call, r, calls[static_cast<size_t>(r)]);
+        fail(ExitCode::failure, "dist: ranks do not make the same calls: rank {} is at {}, rank {} at {}", rank(), call, r,
+             calls[static_cast<size_t>(r)]);
   }
 
   std::unique_ptr<Communicator> inner_;

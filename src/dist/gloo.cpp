@@ -112,7 +112,6 @@ class GlooCommunicator : public Communicator {
   }
 
  private:
-
   void connect(const GlooOptions& options, const Board& board) {
     try {
       context_.setTimeout(options.start_timeout);

@@ -17,8 +17,8 @@ struct GlooOptions {
 /// Keys and values that the ranks exchange to find each other.
 struct Board {
   std::function<void(const std::string& key, const std::vector<char>& value)> set;
-  std::function<std::vector<char>(const std::string& key)> get;                                            // waits for the key
-  std::function<void(const std::vector<std::string>& keys, std::chrono::milliseconds timeout)> wait;       // throws when time is up
+  std::function<std::vector<char>(const std::string& key)> get;                                       // waits for the key
+  std::function<void(const std::vector<std::string>& keys, std::chrono::milliseconds timeout)> wait;  // throws when time is up
 };
 
 std::string gloo_version();

@@ -79,8 +79,7 @@ ChildOptions options_for_all(const LaunchOptions& options, const fs::path& rende
     set("MASTER_ADDR", options.address);
     set("MASTER_PORT", std::to_string(options.port));
   }
-  if (!std::getenv("OMP_NUM_THREADS"))
-    set("OMP_NUM_THREADS", std::to_string(std::max<int64_t>(1, available_cores() / options.processes)));
+  if (!std::getenv("OMP_NUM_THREADS")) set("OMP_NUM_THREADS", std::to_string(std::max<int64_t>(1, available_cores() / options.processes)));
   return child;
 }
 
@@ -123,8 +122,8 @@ class Attempt {
   /// Who stopped first, how, and its last words.
   std::string report() const {
     const int signal = first_->end->signal;
-    const std::string end = signal != 0 ? fmt::format("was ended by signal {} ({})", signal, strsignal(signal))
-                                        : fmt::format("returned code {}", first_->end->code);
+    const std::string end =
+        signal != 0 ? fmt::format("was ended by signal {} ({})", signal, strsignal(signal)) : fmt::format("returned code {}", first_->end->code);
     std::string text = fmt::format("rank {} was the first to stop, after {:.1f} s: it {}; its output: {}", first_->rank,
                                    std::chrono::duration<double>(stopped_at_ - began_).count(), end, first_->output.path().string());
     for (const std::string& line : first_->output.last_lines(10)) text += "\n    " + line;

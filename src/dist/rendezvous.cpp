@@ -11,10 +11,10 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
-#include <unistd.h>
 
 #include <cstring>
 #include <numeric>
@@ -87,12 +87,11 @@ struct Rendezvous::Store {
   std::string address;  // of this process
 };
 
-Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options)
-    : ranks_(ranks), options_(options), store_(std::make_unique<Store>()) {
+Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options) : ranks_(ranks), options_(options), store_(std::make_unique<Store>()) {
   const bool local = one_node(ranks);
-  store_->address = local                        ? kLoopback
+  store_->address = local                       ? kLoopback
                     : options.interface.empty() ? address_towards(ranks.master_address, ranks.port)
-                                                 : interface_address(options.interface);
+                                                : interface_address(options.interface);
   try {
     c10::intrusive_ptr<c10d::Store> keys;
     if (!ranks.rendezvous.empty()) {
@@ -123,12 +122,13 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options)
     try {
       theirs = store_->keys->get("world of " + std::to_string(r));
     } catch (const std::exception&) {
-      fail(ExitCode::timeout, "dist: rank {} of {} waited {} s for rank {}, which did not come (its log says why; runtime.start_timeout is the limit)",
-           ranks.rank, ranks.world, std::chrono::duration<double>(options.start_timeout).count(), r);
+      fail(ExitCode::timeout,
+           "dist: rank {} of {} waited {} s for rank {}, which did not come (its log says why; runtime.start_timeout is the limit)", ranks.rank,
+           ranks.world, std::chrono::duration<double>(options.start_timeout).count(), r);
     }
     const std::string world(theirs.begin(), theirs.end());
-    FUSION_CHECK(world == std::to_string(ranks.world), "dist: rank {} counts {} processes, rank {} counts {}; two jobs share one rendezvous", r, world,
-                 ranks.rank, ranks.world);
+    FUSION_CHECK(world == std::to_string(ranks.world), "dist: rank {} counts {} processes, rank {} counts {}; two jobs share one rendezvous", r,
+                 world, ranks.rank, ranks.world);
   }
 }
 
@@ -151,7 +151,8 @@ std::unique_ptr<Communicator> Rendezvous::connect(const std::string& name, const
   };
   board.wait = [keys](const std::vector<std::string>& names, std::chrono::milliseconds timeout) { keys->wait(names, timeout); };
   auto host = connect_gloo({rank, world, store_->address, options_.start_timeout, options_.timeout}, board);
-  auto all = device.is_cpu() ? std::move(host) : connect_nccl(std::move(host), c10::make_intrusive<c10d::PrefixStore>("nccl", keys), device, options_.timeout);
+  auto all = device.is_cpu() ? std::move(host)
+                             : connect_nccl(std::move(host), c10::make_intrusive<c10d::PrefixStore>("nccl", keys), device, options_.timeout);
   return options_.check ? check_calls(std::move(all)) : std::move(all);
 }
 

@@ -22,7 +22,12 @@ at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, 
 LayerNorm::LayerNorm(const Scope& scope, int64_t width, double epsilon)
     : weight(scope.add("weight", {width}, Init::ones())), bias(scope.add("bias", {width}, Init::zeros())), eps(epsilon) {}
 
-at::Tensor LayerNorm::operator()(const at::Tensor& x) const { return at::layer_norm(x, weight->shape, weight->value, bias->value, eps); }
+at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
+  // ATen's bf16 kernel for CPUs adds up the gradients of weight and bias in bf16: over some hundred rows a fifth of their norm is lost.
+  if (x.is_cpu() && x.scalar_type() == at::kBFloat16)
+    return at::layer_norm(x.to(at::kFloat), weight->shape, weight->value.to(at::kFloat), bias->value.to(at::kFloat), eps).to(at::kBFloat16);
+  return at::layer_norm(x, weight->shape, weight->value, bias->value, eps);
+}
 
 RmsNorm::RmsNorm(const Scope& scope, int64_t width, double epsilon) : weight(scope.add("weight", {width}, Init::ones())), eps(epsilon) {}
 

@@ -89,7 +89,8 @@ RankMemory on_rank(const StepMemory& step, int64_t world, int64_t zero, const Un
   const auto share = [&](int64_t bytes, int64_t from) { return static_cast<double>(bytes) / (zero >= from ? n : 1.0); };
   RankMemory memory;
   // Where the compute type is fp32 the masters are what the forward pass reads, or at levels 1 and 2 what it reads is made of their parts.
-  memory.weights = share(step.weights, copies ? 1 : 3) + (!copies && world > 1 && (zero == 1 || zero == 2) ? static_cast<double>(step.weights) / n : 0);
+  memory.weights =
+      share(step.weights, copies ? 1 : 3) + (!copies && world > 1 && (zero == 1 || zero == 2) ? static_cast<double>(step.weights) / n : 0);
   memory.copies = share(step.copies, 3);
   memory.optimizer = share(step.optimizer, 1);
   memory.gradients = share(step.gradients_at_peak, 2);

@@ -58,6 +58,7 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
     if (!(difference <= limit) && row.note.empty()) row.note = fmt::format("first at step {}", step);
     if (!(difference <= row.difference)) row = {ours, expected, difference, row.note};
   };
+  double ours_mean = 0, expected_mean = 0;
   for (int64_t step = 0; step < steps; ++step) {
     const CaseBatch& loaded = batches[step % batches.size()];
     const Json& record = curve.at("records").at(step);
@@ -65,12 +66,15 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
     const double norm = optimizer.gradient_norm();
     optimizer.update(schedule.factor(step), norm);
     const auto expected = [&](const char* key) { return json_get<double>(record, key, where); };
+    ours_mean += losses.total / static_cast<double>(steps);
+    expected_mean += expected("loss") / static_cast<double>(steps);
     compare("loss", losses.total, expected("loss"), limits.curve_loss, step);
     compare("loss_ce", losses.ce, expected("ce"), limits.curve_loss, step);
     compare("loss_v2t", losses.v2t, expected("v2t"), limits.curve_loss, step);
     compare("loss_t2v", losses.t2v, expected("t2v"), limits.curve_loss, step);
     compare("grad_norm", norm, expected("grad_norm"), limits.curve_norm, step);
   }
+  report.check(where, fmt::format("loss, mean of {} steps", steps), ours_mean, expected_mean, relative(ours_mean, expected_mean), limits.curve_mean);
   for (const auto& [name, row] : worst)
     report.check(where, fmt::format("{}, worst of {} steps", name, steps), row.ours, row.expected, row.difference,
                  name == "grad_norm" ? limits.curve_norm : limits.curve_loss, row.note);

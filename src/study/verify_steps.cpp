@@ -16,6 +16,7 @@ constexpr VerifyLimits kFloatLimits = {.loss = 1e-6,
                                        .grad_total_share = 1e-7,
                                        .zero_gradient = 1e-6,
                                        .total = 1e-5,
+                                       .curve_mean = 3e-5,
                                        .curve_loss = 3e-5,
                                        .curve_norm = 1e-3,
                                        .final_weight = 1e-5};
@@ -23,15 +24,16 @@ constexpr VerifyLimits kFloatLimits = {.loss = 1e-6,
 constexpr VerifyLimits kHalfLimits = {.loss = 5e-3,
                                       .assembled = 2e-2,
                                       .state = 3e-2,
-                                      .logits = 3e-2,
-                                      .logits_absolute = 0.2,
+                                      .logits = 5e-2,
+                                      .logits_absolute = 0.3,
                                       .grad_relative = 0.1,
                                       .grad_total_share = 2e-3,
                                       .zero_gradient = 1e-2,
                                       .total = 2e-2,
-                                      .curve_loss = 1e-2,
-                                      .curve_norm = 0.1,
-                                      .final_weight = 2e-2};
+                                      .curve_mean = 1e-2,
+                                      .curve_loss = 0.15,
+                                      .curve_norm = 1.0,
+                                      .final_weight = 0.05};
 
 }  // namespace
 

@@ -22,7 +22,7 @@ TrainConfig reference_rules(double base, double tower);
 struct VerifyLimits {
   double loss, assembled, state, logits, logits_absolute;        // relative, relative L2; largest difference of a logit
   double grad_relative, grad_total_share, zero_gradient, total;  // |difference| <= relative * norm + share * total norm
-  double curve_loss, curve_norm, final_weight;
+  double curve_mean, curve_loss, curve_norm, final_weight;       // relative: mean loss, loss and gradient norm of a step, L2 of a weight
 };
 const VerifyLimits& limits_of(at::ScalarType dtype);
 

@@ -105,7 +105,8 @@ std::vector<ManifestFile> join_pieces(const std::vector<PlannedFile>& plans, con
   for (const std::string& text : by_rank) {
     const Json json = parse_json(text, "pieces");  // kept alive while its items are walked
     for (const auto& [name, list] : json.items())
-      for (const Json& piece : list) pieces[name].push_back({piece.at(0).get<uint64_t>(), piece.at(1).get<uint64_t>(), piece.at(2).get<std::string>()});
+      for (const Json& piece : list)
+        pieces[name].push_back({piece.at(0).get<uint64_t>(), piece.at(1).get<uint64_t>(), piece.at(2).get<std::string>()});
   }
   std::vector<ManifestFile> files;
   for (const PlannedFile& planned : plans) {

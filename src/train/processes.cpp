@@ -28,8 +28,8 @@ Processes::Groups Processes::groups(ShardGroup kind) {
   if (!node_) {
     const int64_t width = ranks_.local_world;
     FUSION_CHECK(ranks_.world % width == 0 && ranks_.rank % width == ranks_.local_rank,
-                 "config: train.shard_group=node needs nodes of one size with ranks in order; rank {} of {} is process {} of {} on its node", ranks_.rank,
-                 ranks_.world, ranks_.local_rank, width);
+                 "config: train.shard_group=node needs nodes of one size with ranks in order; rank {} of {} is process {} of {} on its node",
+                 ranks_.rank, ranks_.world, ranks_.local_rank, width);
     std::vector<int64_t> node, same_place;
     for (int64_t r = 0; r < width; ++r) node.push_back(ranks_.rank - ranks_.local_rank + r);
     for (int64_t r = ranks_.local_rank; r < ranks_.world; r += width) same_place.push_back(r);

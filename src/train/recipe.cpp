@@ -61,7 +61,12 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
     if (!found[0].empty()) {
       log::info("{}: finished before, see {}", title, folder.root.string());
     } else {
-      const StageJob job{title, stage.config, recipe.origins[i], folder, previous, recipe.digest,
+      const StageJob job{title,
+                         stage.config,
+                         recipe.origins[i],
+                         folder,
+                         previous,
+                         recipe.digest,
                          setup_runtime(stage.config.runtime, ranks.local_rank, ranks.local_world)};
       const ExitCode code = Trainer(job, processes).run();
       if (code != ExitCode::done) return code;

@@ -14,15 +14,13 @@
 namespace fusion {
 namespace {
 
-constexpr int64_t kAlign = 16;         // elements: each parameter of a flat starts at a multiple of 64 bytes, as a tensor of its own would
+constexpr int64_t kAlign = 16;           // elements: each parameter of a flat starts at a multiple of 64 bytes, as a tensor of its own would
 constexpr size_t kReductionsAtOnce = 2;  // each holds a unit's whole gradients
 
 int64_t aligned(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 /// Gives memory back, or takes it again; views and the graph keep their storage object.
-void resize_storage(const at::Tensor& tensor, int64_t bytes) {
-  at::native::resize_bytes_nocuda(tensor.storage(), c10::SymInt(bytes));
-}
+void resize_storage(const at::Tensor& tensor, int64_t bytes) { at::native::resize_bytes_nocuda(tensor.storage(), c10::SymInt(bytes)); }
 
 }  // namespace
 
@@ -40,11 +38,11 @@ struct Sharding::Flat {
   enum class State { absent, coming, present } state = State::present;
   Pending gather;
 
-  at::Tensor outgoing;      // reduce dtype [whole], on its way
-  at::Tensor incoming;      // reduce dtype [part]
+  at::Tensor outgoing;  // reduce dtype [whole], on its way
+  at::Tensor incoming;  // reduce dtype [part]
   Pending reduce;
-  at::Tensor gradients;     // fp32 [part], or [whole] with zero 0: the sum so far
-  bool complete = false;    // of this micro-batch
+  at::Tensor gradients;   // fp32 [part], or [whole] with zero 0: the sum so far
+  bool complete = false;  // of this micro-batch
 };
 
 Sharding::~Sharding() = default;

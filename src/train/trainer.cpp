@@ -57,8 +57,7 @@ Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> m
 
 }  // namespace
 
-Trainer::Trainer(const StageJob& job, Processes& processes)
-    : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
+Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
   if (processes.first()) make_directories(job.folder.root);
   build_data();
   build_model();

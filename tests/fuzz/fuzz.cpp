@@ -1,5 +1,5 @@
-// Random bytes for every reader of foreign files: safetensors, both tokenizers, texts, pictures. Each input must end in a value or in an Error within a
-// second of processor time, with bounded memory; run it in the sanitizers' build (scripts/fuzz.sh).
+// Random bytes for every reader of foreign files: safetensors, both tokenizers, texts, pictures. Each input must end in a value or in an Error within
+// a second of processor time, with bounded memory; run it in the sanitizers' build (scripts/fuzz.sh).
 #include "fusion/base/error.h"
 #include "fusion/base/random.h"
 #include "fusion/image/image.h"
@@ -52,12 +52,24 @@ std::string input(const Reader& reader, RandomStream& draw) {
   for (uint64_t i = 0, damages = 1 + draw.below(8); i < damages && !bytes.empty(); ++i) {
     const uint64_t at = draw.below(bytes.size()), length = std::min<uint64_t>(draw.below(64), bytes.size() - at);
     switch (draw.below(6)) {
-      case 0: bytes[at] = static_cast<char>(draw.below(256)); break;
-      case 1: bytes[at] ^= static_cast<char>(1 << draw.below(8)); break;
-      case 2: bytes.erase(at, length); break;
-      case 3: bytes.insert(at, bytes.substr(at, length)); break;
-      case 4: bytes.replace(at, length, noise(draw, length)); break;
-      default: bytes.resize(at); bytes += noise(draw, draw.below(256));
+      case 0:
+        bytes[at] = static_cast<char>(draw.below(256));
+        break;
+      case 1:
+        bytes[at] ^= static_cast<char>(1 << draw.below(8));
+        break;
+      case 2:
+        bytes.erase(at, length);
+        break;
+      case 3:
+        bytes.insert(at, bytes.substr(at, length));
+        break;
+      case 4:
+        bytes.replace(at, length, noise(draw, length));
+        break;
+      default:
+        bytes.resize(at);
+        bytes += noise(draw, draw.below(256));
     }
   }
   return bytes;
@@ -97,8 +109,7 @@ std::vector<Reader> readers(const test::TempFolder& folder) {
              write_file(file("bpe") / "tokenizer.json", bytes);
              use(*load_tokenizer(file("bpe")));
            }},
-          {"text",
-           test::kSentences,
+          {"text", test::kSentences,
            [=](const std::string& bytes) {
              for (const auto& tokenizer : {phi, bpe}) tokenizer->decode(tokenizer->encode(bytes));
            }},
@@ -130,8 +141,8 @@ int run(uint64_t bytes_each, uint64_t seed) {
       }
       fed += bytes.size() + 1;
     }
-    std::cout << fmt::format("{:<16} {:>10} bytes {:>8} inputs {:>8} refused, slowest {:.3f} s, peak memory {} MB\n", reader.name, fed, inputs, refused,
-                             slowest, peak_bytes() >> 20)
+    std::cout << fmt::format("{:<16} {:>10} bytes {:>8} inputs {:>8} refused, slowest {:.3f} s, peak memory {} MB\n", reader.name, fed, inputs,
+                             refused, slowest, peak_bytes() >> 20)
               << std::flush;
   }
   return 0;

@@ -30,8 +30,8 @@ struct Options {
   at::ScalarType dtype = at::kFloat, reduce = at::kFloat;
   bool full_recompute = false, skip_text_only = false;
   std::string frozen = {};  // a rule's pattern
-  int64_t per_node = 0;  // ranks per group; 0 = one group
-  bool check = false;    // compare every call over the ranks
+  int64_t per_node = 0;     // ranks per group; 0 = one group
+  bool check = false;       // compare every call over the ranks
 };
 
 struct Result {

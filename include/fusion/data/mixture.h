@@ -40,8 +40,8 @@ class Mixture {
   int64_t source(int64_t index) const;
   /// Grouping length of the released sampler: words of all turns, negative for text-only rows, never 0 (data.md 7).
   int64_t modality_length(int64_t index) const;
-  /// Those of all rows, counted once, on all cores.
-  const std::vector<int32_t>& modality_lengths() const;
+  /// Those of all rows.
+  std::vector<int32_t> modality_lengths() const;
   const std::vector<SourceInfo>& sources() const;
   /// SHA-256 over names, contents and choices that decide the samples; independent of where the files lie.
   const std::string& digest() const;

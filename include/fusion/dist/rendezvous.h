@@ -12,8 +12,9 @@ namespace fusion {
 struct RendezvousOptions {
   std::chrono::milliseconds start_timeout{300'000};  // for all ranks to come
   std::chrono::milliseconds timeout{60'000};         // of each call afterwards
-  std::string interface;  // address or name of the network interface of this node; empty = the one that leads to the master. One node: always loopback
-  bool check = false;     // compare operation, type, length and name of each call over all ranks
+  std::string
+      interface;       // address or name of the network interface of this node; empty = the one that leads to the master. One node: always loopback
+  bool check = false;  // compare operation, type, length and name of each call over all ranks
 };
 
 class Rendezvous {

@@ -9,12 +9,12 @@
 namespace fusion {
 
 struct EvaluateOptions {
-  SampleOptions sample;        // over_length is taken as reject: a cut answer cannot be right
-  int64_t query_len = 0;       // latents per question, as inference_query_len gives it
-  int64_t batch = 16;          // samples per forward pass; 1 where a batch's longest sample decides numbers (tune.pad_rows, decoder.longrope_by)
-  int64_t samples = 0;         // first samples of the file that are used; 0 = all
-  int64_t workers = 2;         // threads that prepare samples
-  std::string title = "eval";  // of the progress bar
+  SampleOptions sample;          // over_length is taken as reject: a cut answer cannot be right
+  int64_t query_len = 0;         // latents per question, as inference_query_len gives it
+  int64_t batch = 16;            // samples per forward pass; 1 where a batch's longest sample decides numbers (tune.pad_rows, decoder.longrope_by)
+  int64_t samples = 0;           // first samples of the file that are used; 0 = all
+  int64_t workers = 2;           // threads that prepare samples
+  std::string title = "eval";    // of the progress bar
   Communicator* comm = nullptr;  // its ranks share the file out and get the same figures; null = this process does all of it
 };
 

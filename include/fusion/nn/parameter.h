@@ -35,8 +35,8 @@ struct Parameter {
   at::Tensor grad;    // fp32; undefined while no backward has reached the parameter
   int64_t begin = 0, end = 0;
   bool sharded = false;  // the value is not made from the master by this process alone
-  bool train = true;  // false: frozen
-  bool used = true;   // false: in the file but in no forward pass (model.md 7); never has a gradient
+  bool train = true;     // false: frozen
+  bool used = true;      // false: in the file but in no forward pass (model.md 7); never has a gradient
 
   int64_t numel() const;
 };

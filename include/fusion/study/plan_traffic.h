@@ -6,8 +6,8 @@
 
 namespace fusion {
 
-/// Bytes that one of `world` processes sends in a step, padding and the few numbers of counts, losses and norm aside. With N processes, m micro-batches
-/// of each, g the bytes of all units that train in train.reduce_dtype and v in the compute type:
+/// Bytes that one of `world` processes sends in a step, padding and the few numbers of counts, losses and norm aside. With N processes, m
+/// micro-batches of each, g the bytes of all units that train in train.reduce_dtype and v in the compute type:
 ///   zero 0   2 g (N-1)/N           every gradient goes to its owner, and the sum back to all
 ///   zero 1   (g + v) (N-1)/N
 ///   zero 2   (m g + v) (N-1)/N     m = 1 with train.accumulate=whole

@@ -97,8 +97,8 @@ class Sharding {
   // Of the micro-batch under way.
   int64_t micros_ = 0;
   std::vector<Action> actions_;
-  size_t next_ = 0;      // first action that has not begun
-  size_t current_ = 0;   // unit that computes
+  size_t next_ = 0;     // first action that has not begun
+  size_t current_ = 0;  // unit that computes
   bool backward_ = false;
   std::deque<Flat*> reducing_;
 };

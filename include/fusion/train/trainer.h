@@ -64,8 +64,8 @@ class Trainer {
   std::shared_ptr<const Mixture> mixture_, held_out_;  // held_out_ is null without data.eval
   std::unique_ptr<StagePlan> plan_;
   std::unique_ptr<Loader> loader_;
-  std::unique_ptr<Ledger> ledger_;    // of the first process
-  std::vector<Rejection> rejected_;   // of this step, here
+  std::unique_ptr<Ledger> ledger_;   // of the first process
+  std::vector<Rejection> rejected_;  // of this step, here
 
   std::unique_ptr<FusionModel> model_;
   std::vector<ParameterRule> rules_;
