@@ -214,4 +214,17 @@ Sample AnnotationFile::sample(int64_t index) const {
   return sample;
 }
 
+std::vector<std::string> AnnotationFile::other_keys(int64_t index) const {
+  std::vector<std::string> keys;
+  Object object;
+  try {
+    if (parse_row(row(index)).get(object)) return {};
+  } catch (const Error&) {
+    return {};
+  }
+  for (const auto& [name, value] : object)
+    if (name != "id" && name != "image" && name != "conversations") keys.emplace_back(name);
+  return keys;
+}
+
 }  // namespace fusion

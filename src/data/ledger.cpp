@@ -20,6 +20,8 @@ Rejection rejection_from_json(const Json& json) {
           json_get<std::string>(json, "dataset", where), json_get<int64_t>(json, "position", where)};
 }
 
+int64_t bad_sample_budget(int64_t samples, int64_t budget) { return budget >= 0 ? budget : std::max<int64_t>(10, samples / 1000); }
+
 Ledger::Ledger(const fs::path& path, int64_t keep_bytes) : path_(path), lines_(path, keep_bytes) {
   const std::string text = read_file(path);
   for (size_t at = 0; at < text.size();) {
@@ -50,7 +52,7 @@ int64_t Ledger::count(int64_t epoch) const {
 }
 
 void Ledger::check_budget(int64_t epoch, int64_t samples, int64_t budget) const {
-  const int64_t allowed = budget >= 0 ? budget : std::max<int64_t>(10, samples / 1000);
+  const int64_t allowed = bad_sample_budget(samples, budget);
   if (count(epoch) <= allowed) return;
   fail(ExitCode::data,
        "data: {} of {} samples of epoch {} had to be left out, {} are allowed (data.bad_sample_budget). Each stands with its reason in {}{}",

@@ -5,6 +5,7 @@
 #include "fusion/config/schema.h"
 #include "fusion/config/yaml.h"
 #include "fusion/data/annotation.h"
+#include "fusion/data/quarantine.h"
 
 #include <algorithm>
 #include <charconv>
@@ -129,7 +130,7 @@ struct Mixture::State {
     std::shared_ptr<const AnnotationFile> file;
     fs::path image_folder;
     Choice choice;
-    std::vector<uint32_t> drawn;  // rows of a random choice, ascending
+    std::vector<uint32_t> listed;  // the rows, ascending, where they are no range
   };
   struct Place {
     size_t part;
@@ -147,11 +148,31 @@ struct Mixture::State {
     const auto part = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), index) - ends.begin());
     const Choice& choice = parts[part].choice;
     const int64_t at = (index - (part ? ends[part - 1] : 0)) % choice.taken;
-    return {part, choice.random ? static_cast<int64_t>(parts[part].drawn[static_cast<size_t>(at)]) : choice.begin + at};
+    const auto& listed = parts[part].listed;
+    return {part, listed.empty() ? choice.begin + at : static_cast<int64_t>(listed[static_cast<size_t>(at)])};
   }
 };
 
-Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples) : state_(std::make_unique<State>()) {
+namespace {
+
+/// Takes rows out of a part's choice. Returns what decides them, for the digest; empty when none was chosen.
+template <class Part>
+std::string leave_out(Part& part, const std::vector<uint32_t>& bad) {
+  std::vector<uint32_t> kept, left;
+  for (int64_t at = 0; at < part.choice.taken && !bad.empty(); ++at) {
+    const uint32_t row = part.listed.empty() ? static_cast<uint32_t>(part.choice.begin + at) : part.listed[static_cast<size_t>(at)];
+    (std::binary_search(bad.begin(), bad.end(), row) ? left : kept).push_back(row);
+  }
+  if (left.empty()) return "";
+  part.choice.taken = static_cast<int64_t>(kept.size());
+  part.listed = std::move(kept);
+  return "\t" + sha256_text({reinterpret_cast<const char*>(left.data()), left.size() * sizeof(uint32_t)});
+}
+
+}  // namespace
+
+Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples, const fs::path& quarantine)
+    : state_(std::make_unique<State>()) {
   std::vector<Entry> entries = read_entries(path, image_folder);
   for (Entry& entry : entries)
     if (max_samples > 0) entry.max_samples = entry.max_samples > 0 ? std::min(entry.max_samples, max_samples) : max_samples;
@@ -160,6 +181,7 @@ Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t 
   for (const Entry& entry : entries)
     if (auto& file = files[entry.file]; !file) file = std::make_shared<AnnotationFile>(entry.file);
 
+  const Quarantine bad_rows = quarantine.empty() ? Quarantine() : Quarantine(quarantine);
   std::string decisive;
   int64_t total = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -171,13 +193,15 @@ Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t 
       auto drawn = random_permutation(static_cast<uint32_t>(file->size()), {static_cast<uint64_t>(seed), kRandomStream, i});
       drawn.resize(static_cast<size_t>(part.choice.taken));
       std::sort(drawn.begin(), drawn.end());
-      part.drawn = std::move(drawn);
+      part.listed = std::move(drawn);
     }
+    const int64_t chosen = part.choice.taken;
+    const std::string without = leave_out(part, bad_rows.rows(entry.file, file->content_hash()));
     const int64_t used = part.choice.taken * entry.repeat;
     total += used;
-    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\n", entry.name, entry.file.filename().string(), file->content_hash(), part.choice.begin,
-                            part.choice.taken, entry.repeat, part.choice.random ? seed : -1);
-    state_->sources.push_back({entry.name, entry.file.string(), file->size(), used});
+    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}{}\n", entry.name, entry.file.filename().string(), file->content_hash(), part.choice.begin,
+                            chosen, entry.repeat, part.choice.random ? seed : -1, without);
+    state_->sources.push_back({entry.name, entry.file.string(), file->content_hash(), file->size(), used, entry.repeat, chosen - part.choice.taken});
     state_->parts.push_back(std::move(part));
     state_->ends.push_back(total);
   }
@@ -196,6 +220,13 @@ Sample Mixture::sample(int64_t index) const {
   if (!sample.image.empty()) sample.image = (state_->parts[part].image_folder / sample.image).string();
   return sample;
 }
+
+std::vector<std::string> Mixture::other_keys(int64_t index) const {
+  const auto [part, row] = state_->place(index);
+  return state_->parts[part].file->other_keys(row);
+}
+
+int64_t Mixture::row(int64_t index) const { return state_->place(index).row; }
 
 int64_t Mixture::source(int64_t index) const { return static_cast<int64_t>(state_->place(index).part); }
 

@@ -55,7 +55,7 @@ EncodedConversation cut_turns(const Sample& sample, const EncodedConversation& w
   fail(ExitCode::data, "over_length: the first question and answer alone are longer than {} rows", options.max_length);
 }
 
-EncodedConversation encode_text(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+EncodedSample encode_text(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
   const EncodeOptions encode{.has_image = !sample.image.empty(), .latents = options.latents, .collapse_images = options.collapse_images};
   EncodedConversation text = encoder.encode(sample.turns, encode);
   const Extent whole = extent(text, options);
@@ -74,29 +74,53 @@ EncodedConversation encode_text(const Sample& sample, const ConversationEncoder&
   if (extent(text, options).supervised == 0) fail(ExitCode::data, "no_target: no supervised token among the first {} rows", options.max_length);
   if (options.max_text_tokens > 0 && static_cast<int64_t>(text.instruct.size()) > options.max_text_tokens)
     text.instruct.resize(static_cast<size_t>(options.max_text_tokens));
-  return text;
+  return {std::move(text), whole.rows > options.max_length};
+}
+
+Image load_picture(const fs::path& image, const SampleOptions& options) {
+  const MappedFile file(image);
+  return decode_image(file.bytes(), {.max_pixels = options.max_pixels});
+}
+
+/// Runs `work`; what is the sample's own fault becomes a BadSample.
+template <class Work>
+auto blame_sample(const Sample& sample, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::data) throw;
+    throw BadSample(sample, error.what());
+  }
 }
 
 }  // namespace
 
 std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options) {
   try {
-    const MappedFile file(image);
-    return make_tiles(decode_image(file.bytes(), {.max_pixels = options.max_pixels}), static_cast<int>(options.image_size), options.resize_order);
+    return make_tiles(load_picture(image, options), static_cast<int>(options.image_size), options.resize_order);
   } catch (const Error& error) {
     fail(ExitCode::data, "image: {}: {}", image.string(), error.what());
   }
 }
 
-PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+EncodedSample encode_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+  return blame_sample(sample, [&] { return encode_text(sample, encoder, options); });
+}
+
+void check_picture(const Sample& sample, const SampleOptions& options) {
   try {
-    PreparedSample out{.id = sample.id, .image = sample.image, .text = encode_text(sample, encoder, options), .tiles = {}};
+    load_picture(sample.image, options);
+  } catch (const Error& error) {
+    throw BadSample(sample, fmt::format("image: {}: {}", sample.image, error.what()));
+  }
+}
+
+PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+  return blame_sample(sample, [&] {
+    PreparedSample out{.id = sample.id, .image = sample.image, .text = encode_text(sample, encoder, options).text, .tiles = {}};
     if (!sample.image.empty()) out.tiles = load_tiles(sample.image, options);
     return out;
-  } catch (const Error& error) {
-    if (error.code() != ExitCode::data) throw;
-    throw BadSample(sample, error.what());
-  }
+  });
 }
 
 Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size) {

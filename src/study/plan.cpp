@@ -172,7 +172,7 @@ ModelConfig model_of(const Config& config) {
 int64_t samples_of(const Config& config, int64_t given) {
   if (given > 0 || config.data.mixture.empty()) return given;
   try {
-    return Mixture(config.data.mixture, config.data.image_folder, config.data.seed, config.data.max_samples).size();
+    return Mixture(config.data.mixture, config.data.image_folder, config.data.seed, config.data.max_samples, config.data.quarantine).size();
   } catch (const Error&) {
     return 0;  // its files are on another machine
   }

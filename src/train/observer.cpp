@@ -101,6 +101,7 @@ void MetricsFile::after_step(const TrainState& state, const StepReport& report) 
                {"updated", report.updated},
                {"query_len", report.query_lens},
                {"samples", report.samples},
+               {"trace", trace_text(report.trace)},
                {"rows", report.rows},
                {"tokens", report.tokens},
                {"seconds", report.seconds},

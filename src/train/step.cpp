@@ -1,15 +1,31 @@
 #include "fusion/train/step.h"
 
 #include "fusion/base/error.h"
+#include "fusion/base/file.h"
 #include "fusion/base/random.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
 
 namespace fusion {
+namespace {
+
+constexpr uint64_t kHalf = 0xFFFFFFFF;
+
+}  // namespace
+
+uint64_t sample_trace(int64_t position, const std::string& id) {
+  const auto digest = std::stoull(sha256_text(id).substr(0, 16), nullptr, 16);
+  return random_bits({static_cast<uint64_t>(position), digest});
+}
+
+uint64_t add_traces(uint64_t a, uint64_t b) { return ((a >> 32) + (b >> 32)) << 32 | ((a + b) & kHalf); }
+
+std::string trace_text(uint64_t trace) { return fmt::format("{:016x}", trace); }
 
 int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64_t micro) {
   const bool per_micro = card.draw == Draw::micro_step;
@@ -21,7 +37,7 @@ int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64
 StepEngine::StepEngine(const FusionModel& model, Sharding& sharding, AdamW& optimizer, const Schedule& schedule, const Config& config,
                        Communicator& comm)
     : model_(model), sharding_(sharding), optimizer_(optimizer), schedule_(schedule), config_(config), comm_(comm) {
-  averages_ = at::zeros({4}, at::TensorOptions().dtype(at::kDouble).device(model.parameters().device()));
+  averages_ = at::zeros({6}, at::TensorOptions().dtype(at::kDouble).device(model.parameters().device()));
 }
 
 StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
@@ -46,7 +62,11 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   // 2. Accumulate.
   averages_.zero_();
   std::vector<std::string> ids;
-  for (const Batch& batch : micros) ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
+  uint64_t trace = 0;
+  for (const Batch& batch : micros) {
+    ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
+    for (size_t b = 0; b < batch.ids.size(); ++b) trace = add_traces(trace, sample_trace(batch.positions[b], batch.ids[b]));
+  }
   if (global.ce > 0) {
     GradientTurns turns(static_cast<int64_t>(micros.size()));
     std::vector<LossSums> sums(micros.size());
@@ -61,7 +81,9 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
     sharding_.end_step();
     for (size_t m = 0; m < micros.size(); ++m) add_averages(sums[m], weights[m]);
   }
-  averages_.narrow(0, 3, 1).fill_(static_cast<double>(ids.size()));
+  // Exact in fp64: counts, and sums of 32 bits over fewer than 2^21 ranks.
+  const double exact[] = {static_cast<double>(ids.size()), static_cast<double>(trace >> 32), static_cast<double>(trace & kHalf)};
+  averages_.narrow(0, 3, 3).copy_(at::tensor(at::ArrayRef<double>(exact), at::kDouble));
 
   // 3. Guard and update. Loss and norm are the same numbers on all ranks, and so is the decision.
   finish_losses(report);
@@ -115,6 +137,7 @@ void StepEngine::finish_losses(StepReport& report) {
   report.v2t = value[1];
   report.t2v = value[2];
   report.samples = static_cast<int64_t>(value[3]);
+  report.trace = (static_cast<uint64_t>(value[4]) & kHalf) << 32 | (static_cast<uint64_t>(value[5]) & kHalf);
   report.loss = report.ce + model_.config().loss.dsm_weight * (report.v2t + report.t2v);
 }
 

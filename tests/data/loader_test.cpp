@@ -4,7 +4,9 @@
 #include "errors.h"
 #include "fusion/base/json.h"
 #include "fusion/base/random.h"
+#include "fusion/data/check.h"
 #include "fusion/data/ledger.h"
+#include "fusion/data/show.h"
 #include "fusion/data/train_tokenizer.h"
 #include "temp_folder.h"
 
@@ -137,6 +139,87 @@ TEST_F(Data, OverLongSamples) {
   limited.image_rows = 576;
   EXPECT_FAILS(prepare_sample(mixture_->sample(1), *encoder_, limited), ExitCode::data, "no_target: ");
   EXPECT_NO_THROW(prepare_sample(mixture_->sample(0), *encoder_, limited));  // no picture, no rows of one
+}
+
+TEST_F(Data, CheckFindsWhatTrainingWouldReject) {
+  for (const int64_t threads : {1, 3}) {
+    const DataCheck check = check_data(*mixture_, *encoder_, {options(), true, threads});
+    std::vector<std::pair<std::string, std::string>> found;
+    for (const BadRow& bad : check.bad) {
+      found.emplace_back(bad.id, bad.reason.substr(0, bad.reason.find(':')));
+      EXPECT_EQ(bad.row, 40 + static_cast<int64_t>(found.size()) - 1);
+    }
+    EXPECT_EQ(found, expected_);
+    const SourceCheck& source = check.sources.at(0);
+    EXPECT_EQ(source.rows, mixture_->size());
+    EXPECT_EQ(source.rejected.at("image"), 3);
+    EXPECT_EQ(source.duplicates + source.shortened, 0);
+  }
+  // Without decoding, a picture that is cut off is not seen.
+  EXPECT_EQ(check_data(*mixture_, *encoder_, {options(), false, 2}).sources.at(0).rejected.at("image"), 2);
+
+  auto short_rows = options();
+  short_rows.max_length = 24;
+  int64_t shortened = 0;
+  for (int64_t i = 0; i < 40; ++i) shortened += prepare_sample(mixture_->sample(i), *encoder_, options()).text.input_ids.size() > 24;
+  const DataCheck check = check_data(*mixture_, *encoder_, {short_rows, false, 1});
+  ASSERT_GT(shortened, 0);
+  EXPECT_EQ(check.sources.at(0).shortened + check.sources.at(0).rejected.at("no_target"), shortened);
+}
+
+TEST_F(Data, CheckCountsDuplicatesAndOtherKeysOnce) {
+  Json row = sample_row("x", "", {"q", "a"}), other = sample_row("y", "", {"q", "a"}), different = sample_row("z", "", {"q", "b"});
+  row["source"] = "web", different["source"] = 1;
+  write_file(folder_ / "twice.jsonl", dump_json(row, -1) + "\n" + dump_json(other, -1) + "\n" + dump_json(different, -1) + "\n", Sync::no);
+  write_file(folder_ / "m.yaml",
+             "datasets:\n- {json_path: twice.jsonl, repeat: 3}\n- {json_path: twice.jsonl, sampling_strategy: 'end:1', name: last}\n");
+  const Mixture mixture(folder_ / "m.yaml", "", 0);
+  const DataCheck check = check_data(mixture, *encoder_, {options(), true, 2});
+  EXPECT_EQ(check.sources[0].rows, 3);
+  EXPECT_EQ(check.sources[0].duplicates, 1);
+  EXPECT_EQ(check.sources[0].other_keys, (std::map<std::string, int64_t>{{"source", 2}}));
+  EXPECT_EQ(check.sources[1].rows, 1);
+  EXPECT_EQ(check.sources[1].duplicates, 1);
+}
+
+TEST_F(Data, ShowsWhatIsSupervisedAndWhereQuestionsEnd) {
+  const PreparedSample sample = prepare_sample(mixture_->sample(1), *encoder_, options());
+  const std::string plain = show_conversation(sample.text, encoder_->tokenizer(), false);
+  EXPECT_THAT(plain, testing::HasSubstr("[image]"));
+  EXPECT_THAT(plain, testing::HasSubstr("what is the color of shape number 1"));
+  const auto count = [](const std::string& text, std::string_view part) {
+    size_t found = 0;
+    for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  EXPECT_EQ(count(plain, "[?]"), sample.text.turn_ends.size());
+  EXPECT_EQ(count(plain, "\u00AB"), sample.text.turn_ends.size());
+  EXPECT_EQ(count(show_conversation(sample.text, encoder_->tokenizer(), true), "\x1b[32m"), sample.text.turn_ends.size());
+
+  const Image tiles = show_tiles(sample.tiles, kSide);
+  ASSERT_EQ(tiles.width, 5 * kSide);
+  for (int t = 0; t < 5; ++t)
+    for (int y = 0; y < kSide; ++y)
+      for (int x = 0; x < kSide * 3; ++x)
+        ASSERT_EQ(tiles.rgb[static_cast<size_t>((y * 5 + t) * kSide * 3 + x)], sample.tiles[static_cast<size_t>((t * kSide + y) * kSide * 3 + x)]);
+}
+
+TEST_F(Data, QuarantinedRowsAreLeftOut) {
+  const DataCheck check = check_data(*mixture_, *encoder_, {options(), true, 2});
+  write_quarantine(folder_ / "bad.jsonl.quarantine", *mixture_, check);
+  const auto clean = [&](int64_t most) { return Mixture(folder_ / "data.jsonl", "", 0, most, folder_ / "bad.jsonl.quarantine"); };
+  const Mixture mixture = clean(0);
+  ASSERT_EQ(mixture.size(), 40);
+  EXPECT_EQ(mixture.sources()[0].left_out, static_cast<int64_t>(expected_.size()));
+  for (int64_t i = 0; i < mixture.size(); ++i) EXPECT_NO_THROW(prepare_sample(mixture.sample(i), *encoder_, options())) << i;
+  EXPECT_NE(mixture.digest(), mixture_->digest());
+  EXPECT_EQ(clean(42).size(), 40);  // chosen first, then left out
+  EXPECT_EQ(clean(30).digest(), Mixture(folder_ / "data.jsonl", "", 0, 30).digest());
+
+  write_file(folder_ / "data.jsonl", read_file(folder_ / "data.jsonl") + "{}\n", Sync::no);
+  EXPECT_FAILS(clean(0), ExitCode::usage, "run `fusion data check` again");
+  write_file(folder_ / "bad.jsonl.quarantine", "{\"file\": 3}\n", Sync::no);
+  EXPECT_FAILS(clean(0), ExitCode::usage, "bad.jsonl.quarantine:1");
 }
 
 TEST_F(Data, BatchesWithoutPadding) {

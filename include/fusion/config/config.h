@@ -40,7 +40,7 @@ struct StartConfig {
 };
 
 struct DataConfig {
-  std::string mixture, image_folder, eval;
+  std::string mixture, image_folder, quarantine, eval;
   int64_t max_length = 4096, workers = 2, prefetch = 4, bad_sample_budget = -1, eval_samples = 0, max_samples = 0;
   int64_t max_pixels = 89'000'000, seed = 0;
   bool shuffle = true, collapse_images = true;
@@ -55,6 +55,7 @@ struct DataConfig {
     v("mixture", mixture, "Mixture YAML, or LLaVA .json or .jsonl files: a.json or {a,b}.json.", v.path());
     v("max_samples", max_samples, "Rows taken of each file of the mixture; 0 = all.", v.at_least(0));
     v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.", v.path());
+    v("quarantine", quarantine, "Rows to leave out, as `fusion data check` found them; empty = none.", v.path());
     v("eval", eval, "Held-out file for in-loop evaluation; empty = none.", v.path());
     v("eval_samples", eval_samples, "Samples of data.eval that are used; 0 = all.", v.at_least(0));
     v("max_length", max_length, "model_max_length: tokens kept per sample, before and after the image rows are inserted.", v.positive());

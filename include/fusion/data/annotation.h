@@ -17,6 +17,8 @@ class AnnotationFile {
   /// Row `index` with `image` as written. Turns of role/content rows get our names; a leading system turn is left out, with a warning.
   /// Throws BadSample when it cannot be used.
   Sample sample(int64_t index) const;
+  /// Keys of row `index` that sample() does not read; none of a row that is no JSON object.
+  std::vector<std::string> other_keys(int64_t index) const;
   /// Words of all turns as the released sampler counts them (Python's str.split()), negative for rows without image; never 0. A row that
   /// cannot be read counts as one word of text.
   int32_t modality_length(int64_t index) const { return index_.length(index); }

@@ -11,6 +11,9 @@ namespace fusion {
 Json to_json(const Rejection& rejection);
 Rejection rejection_from_json(const Json& json);
 
+/// Samples of an epoch that may be rejected: `budget`, or for -1 the larger of 10 and 0.1 % of its `samples`.
+int64_t bad_sample_budget(int64_t samples, int64_t budget);
+
 class Ledger {
  public:
   /// Opens or creates; counts what is there. `keep_bytes`: size at the checkpoint that is resumed, later lines are dropped; -1 keeps all.
@@ -24,8 +27,7 @@ class Ledger {
   int64_t count(int64_t epoch) const;
   uint64_t bytes() const { return lines_.size(); }
 
-  /// Ends the run with ExitCode::data when more samples of `epoch` were rejected than `budget`; -1 = the larger of 10 and 0.1 % of its
-  /// `samples`.
+  /// Ends the run with ExitCode::data when more samples of `epoch` were rejected than bad_sample_budget() allows.
   void check_budget(int64_t epoch, int64_t samples, int64_t budget) const;
 
  private:

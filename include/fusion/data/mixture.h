@@ -10,8 +10,9 @@
 namespace fusion {
 
 struct SourceInfo {
-  std::string name, file;
-  int64_t available = 0, used = 0;  // rows in the file; places in the mixture, repeats counted
+  std::string name, file, content;   // content: hash of the file
+  int64_t available = 0, used = 0;   // rows in the file; places in the mixture, repeats counted
+  int64_t repeat = 1, left_out = 0;  // times that each row comes; chosen rows that data.quarantine lists
 };
 
 /// All samples of a mixture YAML, or of one .json or .jsonl file, in its order. Rows are parsed on demand from memory-mapped files:
@@ -29,13 +30,18 @@ struct SourceInfo {
 class Mixture {
  public:
   /// `image_folder`: root of relative picture paths of data sets that name none; empty = the folder of the annotation file.
-  /// `max_samples` bounds the rows taken of each file, as its key does; 0 = no limit.
-  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples = 0);
+  /// `max_samples` bounds the rows taken of each file, as its key does; 0 = no limit. Of the rows taken, those that the file `quarantine` lists
+  /// (data/quarantine.h) are left out.
+  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples = 0, const fs::path& quarantine = {});
   ~Mixture();
 
   int64_t size() const;
   /// Row `index` with its picture's path resolved. Throws BadSample when it cannot be used.
   Sample sample(int64_t index) const;
+  /// Keys of row `index` that sample() does not read.
+  std::vector<std::string> other_keys(int64_t index) const;
+  /// Its place in its file.
+  int64_t row(int64_t index) const;
   /// Which of sources() row `index` belongs to.
   int64_t source(int64_t index) const;
   /// Grouping length of the released sampler: words of all turns, negative for text-only rows, never 0 (data.md 7).

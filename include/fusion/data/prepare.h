@@ -30,6 +30,17 @@ struct PreparedSample {
 /// The five tiles of a picture file, [5, R, R, 3]. Throws ExitCode::data naming the file.
 std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options);
 
+/// The text of a sample, encoded and cut.
+struct EncodedSample {
+  EncodedConversation text;
+  bool shortened = false;  // data.max_length took something away
+};
+
+/// The text part of prepare_sample. Throws BadSample.
+EncodedSample encode_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options);
+/// Reads and decodes the picture of a sample and drops it. Throws BadSample.
+void check_picture(const Sample& sample, const SampleOptions& options);
+
 /// Reads the picture, makes tiles, encodes and cuts the text. A cut sample keeps at least one supervised token among its first max_length rows.
 /// Throws BadSample with a reason: those of ConversationEncoder, "image: ...", "no_target: ...", "over_length: ...".
 PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options);

@@ -15,6 +15,7 @@ struct StepReport {
   double grad_norm = 0;                       // before clipping
   double lr_factor = 0;                       // of the peak rates
   int64_t samples = 0, rows = 0, tokens = 0;  // trained samples, decoder rows, supervised tokens, over all ranks
+  uint64_t trace = 0;                         // of these samples: the sum of their sample_trace()
   std::vector<int64_t> query_lens;            // latents per question; one, or one per micro-step with card.draw=micro_step
   bool finite = true;                         // loss and gradient
   bool updated = false;
@@ -22,6 +23,13 @@ struct StepReport {
   double seconds = 0, data_wait = 0;  // of the whole step; of these, waiting for the loader
   int64_t sent_bytes = 0;             // from this rank to others
 };
+
+/// Says which sample stood at which place of the epoch's order, so that a sum over a step proves what was trained: `fusion data audit`.
+/// Two halves of 32 bits, each of which may be summed on its own without carry into the other (wrapping at 2^32).
+uint64_t sample_trace(int64_t position, const std::string& id);
+/// The sum of two traces, and a trace as metrics.jsonl holds it.
+uint64_t add_traces(uint64_t a, uint64_t b);
+std::string trace_text(uint64_t trace);
 
 /// Latents per question of a step: a draw that depends on (train.seed, step[, micro-step]) alone, so all ranks and resumed runs agree.
 int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64_t micro);
@@ -46,7 +54,7 @@ class StepEngine {
   const Schedule& schedule_;
   const Config& config_;
   Communicator& comm_;
-  at::Tensor averages_;  // fp64 [4] on the device: ce, v2t, t2v; samples. Read once per step
+  at::Tensor averages_;  // fp64 [6] on the device: ce, v2t, t2v; samples; upper and lower half of the trace. Read once per step
 };
 
 }  // namespace fusion
