@@ -62,4 +62,6 @@ for _ in $(seq 100); do
   sleep 0.1
 done
 compare killed 2e-6
+# Whatever the number of processes, and across the change of it: every sample was trained once.
+for run in whole world4_zero3 killed; do "$FUSION" data audit "$work/$run"; done
 echo "losses are equal"
