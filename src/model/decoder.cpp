@@ -122,7 +122,7 @@ at::Tensor Decoder::mlp(const DecoderLayer& layer, const at::Tensor& x) const {
 }
 
 at::Tensor Decoder::layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, const at::Tensor& wanted, int64_t index,
-                                  KvCache* cache) const {
+                                  const Probe* probe, KvCache* cache) const {
   const int64_t heads = config_.decoder.num_attention_heads, kv_heads = config_.decoder.num_key_value_heads;
   const auto qkv = project(layer, layer.input_layernorm(x), rows.rope);
   if (cache) {
@@ -134,6 +134,7 @@ at::Tensor Decoder::layer_forward(const DecoderLayer& layer, const at::Tensor& x
     }
   }
   auto mixed = attend_segments(qkv, rows.samples.at, heads, std::pow(static_cast<double>(config_.decoder.head_size()), -0.5), true);
+  if (probe && probe->attention) probe->attention({LayerAttention::Part::decoder, index, qkv.detach(), mixed.detach()});
   auto residual = x;
   if (wanted.defined()) {  // keys and values needed all rows, the rest of the layer does not
     mixed = mixed.index_select(0, wanted);
@@ -153,7 +154,8 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
     const DecoderLayer& layer = layers_[i];
     const auto ends = i == last && !layer.interaction ? chosen : at::Tensor();
     hidden = tape.run1(
-        layer.unit, {hidden}, [this, &layer, rows, ends, i, cache](const Tensors& in) { return layer_forward(layer, in[0], *rows, ends, i, cache); },
+        layer.unit, {hidden},
+        [this, &layer, rows, ends, i, probe, cache](const Tensors& in) { return layer_forward(layer, in[0], *rows, ends, i, probe, cache); },
         recompute.decoder == Recompute::full);
     if (!layer.interaction) continue;
     const int64_t k = interaction++;

@@ -101,7 +101,7 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
           projectors_->aux_unit, {e_txt}, [this](const Tensors& in) { return projectors_->aux(in[0]); }, recompute_vision);
       if (probe) (*probe)("e_txt", e_txt.detach()), (*probe)("v_txt", v_txt.detach());
     }
-    const auto states = tower_->forward(tape, tower, batch.tiles, v_txt, recompute_vision);
+    const auto states = tower_->forward(tape, tower, batch.tiles, v_txt, recompute_vision, probe);
     h0 = states[0];
     features = tape.run1(
         projectors_->mm_unit, states, [this, tower](const Tensors& in) { return projectors_->mm(tower_->connect(*tower, in)); }, recompute_vision);

@@ -37,6 +37,16 @@ at::Tensor normalize_tiles(const at::Tensor& tiles, TowerType type) {
 
 }  // namespace
 
+EarlyMask early_mask(const ModelConfig& config) {
+  const bool clip = config.tower.type == TowerType::clip;
+  return clip && config.tune.early_mask == EarlyMask::released ? EarlyMask::paper : config.tune.early_mask;
+}
+
+bool pad_rows_exist(const ModelConfig& config, const TowerLayout& layout, int64_t index) {
+  if (index >= config.early_layers()) return false;
+  return std::any_of(layout.groups.begin(), layout.groups.end(), [](const TowerLayout::Group& group) { return group.pad; });
+}
+
 Tower::Tower(const ModelConfig& config, ParameterStore& store, const std::string& prefix) : config_(config) {
   const auto& tower = config.tower;
   const int64_t C = tower.hidden_size, m = tower.intermediate_size, p = tower.patch_size;
@@ -127,11 +137,6 @@ at::Tensor Tower::embed(const TowerLayout& layout, const at::Tensor& patches, co
   return at::cat({images, text}).index_select(0, index_tensor(index, images.device()));
 }
 
-bool Tower::has_pads(const TowerLayout& layout, int64_t index) const {
-  if (index >= config_.early_layers()) return false;
-  return std::any_of(layout.groups.begin(), layout.groups.end(), [](const TowerLayout::Group& group) { return group.pad; });
-}
-
 at::Tensor Tower::drop_pads(const TowerLayout& layout, const at::Tensor& x) const {
   std::vector<int64_t> sizes = {layout.plain * layout.image_rows};
   for (const auto& group : layout.groups) sizes.push_back(group.count * (layout.image_rows + group.text + (group.pad ? 1 : 0)));
@@ -151,9 +156,7 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t 
   const int64_t heads = config_.tower.num_attention_heads, C = config_.tower.hidden_size, size = C / heads, N = layout.image_rows;
   const double scale = std::pow(static_cast<double>(size), -0.5);
   const bool early = index < config_.early_layers(), pads = has_pads(layout, index);
-  // CLIP's released code does what the paper says (model.md 2.5).
-  const auto mask =
-      config_.tower.type == TowerType::clip && config_.tune.early_mask == EarlyMask::released ? EarlyMask::paper : config_.tune.early_mask;
+  const auto mask = early_mask(config_);
 
   const auto length_of = [&](const TowerLayout::Group& group) { return N + group.text + (pads && group.pad ? 1 : 0); };
   const auto rows = qkv.view({-1, 3 * heads, size});  // queries, keys, values
@@ -204,12 +207,17 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t 
   return at::cat(mixed);
 }
 
-at::Tensor Tower::block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index) const {
+at::Tensor Tower::block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index, const Probe* probe) const {
   const auto normal = layer.layer_norm1(x);
   // One product for q, k and v: the checkpoint has three weights.
   const auto weight = at::cat({layer.q_proj.weight->value, layer.k_proj.weight->value, layer.v_proj.weight->value});
   const auto bias = at::cat({layer.q_proj.bias->value, layer.k_proj.bias->value, layer.v_proj.bias->value});
-  const auto attended = layer.out_proj(mix(layout, at::linear(normal, weight, bias), index)).add_(x);
+  const auto qkv = at::linear(normal, weight, bias), mixed = mix(layout, qkv, index);
+  if (probe && probe->attention) {
+    const int64_t heads = config_.tower.num_attention_heads;
+    probe->attention({LayerAttention::Part::tower, index, qkv.detach().view({qkv.size(0), 3 * heads, -1}), mixed.detach()});
+  }
+  const auto attended = layer.out_proj(mixed).add_(x);
   auto out = layer.fc2(activate(layer.fc1(layer.layer_norm2(attended)), config_.tower.hidden_act)).add_(attended);
   // After the last early layer nothing reads a pad row.
   if (has_pads(layout, index) && !has_pads(layout, index + 1)) out = drop_pads(layout, out);
@@ -217,7 +225,7 @@ at::Tensor Tower::block(const TowerBlock& layer, const TowerLayout& layout, cons
 }
 
 std::vector<at::Tensor> Tower::forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text,
-                                       bool recompute) const {
+                                       bool recompute, const Probe* probe) const {
   const auto patches = patch_rows(*layout, tiles);
   Tensors inputs;
   if (text.defined()) inputs.push_back(text);
@@ -226,7 +234,8 @@ std::vector<at::Tensor> Tower::forward(Tape& tape, std::shared_ptr<const TowerLa
   for (int64_t i = 0; i < last_state_; ++i) {
     const TowerBlock& layer = layers_[i];
     states.push_back(tape.run1(
-        layer.unit, {states.back()}, [this, &layer, layout, i](const Tensors& in) { return block(layer, *layout, in[0], i); }, recompute));
+        layer.unit, {states.back()}, [this, &layer, layout, i, probe](const Tensors& in) { return block(layer, *layout, in[0], i, probe); },
+        recompute));
   }
   return states;
 }

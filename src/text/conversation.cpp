@@ -36,6 +36,7 @@ struct Rendered {
   std::string text;
   std::vector<Answer> answers;
   bool open = false;
+  size_t question_end = 0;  // of the last question's text
 };
 
 Rendered render(const std::vector<Turn>& turns, const ChatTemplate& strings, bool latents) {
@@ -45,7 +46,9 @@ Rendered render(const std::vector<Turn>& turns, const ChatTemplate& strings, boo
     if (turn.from == "human") {
       out.text += strings.user;
       if (latents) out.text += kMarkedLatent;
-      out.text.append(turn.value).append(strings.user_end).append(strings.assistant);
+      out.text.append(turn.value);
+      out.question_end = out.text.size();
+      out.text.append(strings.user_end).append(strings.assistant);
       out.open = true;
     } else {
       const size_t begin = out.text.size();
@@ -70,6 +73,7 @@ class Emitter {
     const bool supervised = in_answer_ && supervise_;
     out_.input_ids.push_back(id);
     out_.labels.push_back(supervised ? id : kIgnore);
+    if (rendered_.open) out_.begins.push_back(static_cast<int64_t>(begin));
     out_.images += id == kImage;
     out_.supervised += supervised && id >= 0;
   }
@@ -164,14 +168,17 @@ EncodedConversation ConversationEncoder::prompt(const std::vector<Turn>& turns, 
   if (kept.size() % 2 == 0) fail(ExitCode::data, "no_question: the conversation has {} turns, a prompt must end with a question", kept.size());
   std::string typed;
   for (size_t i = 0; i < kept.size(); i += 2) typed += kept[i].value;
+  size_t question = kept.back().value.size();
   if (options.has_image) {
     const bool marked = !options.typed && std::any_of(kept.begin(), kept.end(), [](const Turn& turn) { return holds_image(turn.value); });
     if (marked)
-      for (Turn& turn : kept) turn.value = normalise(turn.value);
+      for (Turn& turn : kept) turn.value = normalise(turn.value), question = turn.value.size();
     else
       kept[0].value = std::string(kMarkedImage) + '\n' + kept[0].value;
   }
-  EncodedConversation out = emit(render(kept, template_, options.latents), *tokenizer_, options.latents, false);
+  const Rendered rendered = render(kept, template_, options.latents);
+  EncodedConversation out = emit(rendered, *tokenizer_, options.latents, false);
+  for (int64_t& begin : out.begins) begin -= static_cast<int64_t>(rendered.question_end - question);
   out.instruct = options.has_image ? tokenizer_->encode(strip(without_marks(std::move(typed)))) : Ids{0};
   return out;
 }

@@ -76,6 +76,25 @@ TEST_P(Conversations, SupervisesAnswersAndTheirSeparator) {
   EXPECT_EQ(out.instruct, tokenizer_->encode("What is it?How many?"));
 }
 
+TEST_P(Conversations, PromptsSayWhereTheWordsOfTheQuestionAre) {
+  const std::string question = "How many cats?";
+  for (const bool typed : {true, false})
+    for (const std::vector<Turn>& before : {std::vector<Turn>{}, {{"human", "What is it?"}, {"gpt", "A circle."}}}) {
+      std::vector<Turn> turns = before;
+      turns.push_back({"human", question});
+      const EncodedConversation prompt = encoder_->prompt(turns, {.has_image = true, .typed = typed});
+      ASSERT_EQ(prompt.begins.size(), prompt.input_ids.size());
+      const auto text_of = [&](int64_t begin, int64_t end) {  // of the tokens that hold any of these bytes of the question
+        Ids ids;
+        for (size_t i = 0; i + 1 < prompt.begins.size(); ++i)
+          if (prompt.begins[i] < end && prompt.begins[i + 1] > begin) ids.push_back(prompt.input_ids[i]);
+        return std::string(strip(tokenizer_->decode(ids)));
+      };
+      EXPECT_EQ(text_of(0, std::ssize(question)), question);
+      EXPECT_EQ(text_of(4, 8), "many");
+    }
+}
+
 /// The prompt of a question is what training sees up to its question end, whatever stands before.
 TEST_P(Conversations, PromptIsThePrefixOfTheTrainingSample) {
   RandomStream draw({21, static_cast<uint64_t>(GetParam())});

@@ -57,7 +57,7 @@ class Decoder {
   at::Tensor project(const DecoderLayer& layer, const at::Tensor& normal, const RopeTable& rope) const;
   at::Tensor mlp(const DecoderLayer& layer, const at::Tensor& x) const;
   at::Tensor layer_forward(const DecoderLayer& layer, const at::Tensor& x, const DecoderRows& rows, const at::Tensor& wanted, int64_t index,
-                           KvCache* cache) const;
+                           const Probe* probe, KvCache* cache) const;
   const Parameter& head_weight() const { return head_ ? *head_ : *embedding_; }
 
   const ModelConfig& config_;

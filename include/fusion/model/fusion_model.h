@@ -26,6 +26,14 @@ struct ModelOptions {
 struct TowerLayout;
 struct AssemblyLayout;
 
+/// What the attention of one layer worked on, as the layer itself computed it.
+struct LayerAttention {
+  enum class Part { tower, decoder } part;
+  int64_t layer;
+  at::Tensor qkv;    // [R, heads + 2 kv heads, head size]; the decoder's queries and keys are rotated
+  at::Tensor mixed;  // [R, heads * head size], what the output projection reads
+};
+
 /// Watches a forward pass (verify, viz). Values are without graph.
 /// Names: tower_hs_<i>, connector, features, v_txt, e_txt [row streams of the tower layout]; v_img, v_img_hat [N rows per image that counts
 /// in the t2v loss, in stream order]; grid, latents, context_windows [per sample]; inputs_embeds, card_out_<k>, hidden_after_card_<k>, hidden_final
@@ -33,6 +41,7 @@ struct AssemblyLayout;
 struct Probe {
   std::function<void(const std::string& name, const at::Tensor& value)> value;
   std::function<void(const TowerLayout&, const AssemblyLayout&)> layout;
+  std::function<void(const LayerAttention&)> attention = nullptr;  // may be left out
 
   void operator()(const std::string& name, const at::Tensor& tensor) const { value(name, tensor); }
 };

@@ -1,6 +1,7 @@
 // SigLIP, SigLIP2 and CLIP towers with text-guided encoding (model.md 2). Runs on a stream of rows laid out by TowerLayout.
 #pragma once
 
+#include "fusion/model/fusion_model.h"
 #include "fusion/model/layout.h"
 #include "fusion/nn/layers.h"
 #include "fusion/nn/tape.h"
@@ -15,6 +16,11 @@ struct TowerBlock {
   Linear q_proj, k_proj, v_proj, out_proj, fc1, fc2;
 };
 
+/// The mask of the early layers in force: CLIP's released code does what the paper says (model.md 2.5).
+EarlyMask early_mask(const ModelConfig& config);
+/// Whether the rows that enter tower layer `index` hold pad rows.
+bool pad_rows_exist(const ModelConfig& config, const TowerLayout& layout, int64_t index);
+
 class Tower {
  public:
   /// Registers parameters under `prefix` (model.vision_tower.vision_tower.vision_model), one unit for the embeddings and one per layer.
@@ -23,7 +29,7 @@ class Tower {
   /// Hidden states hs[0..] of all sequences, as many as the connector reads. `tiles` as in Batch, `text` [valid text (+ pad row), C] or undefined.
   /// hs[i] has pad rows while early layers may read them (i < early_layers).
   std::vector<at::Tensor> forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text,
-                                  bool recompute) const;
+                                  bool recompute, const Probe* probe) const;
 
   /// Connector input of the projector [features, 2C or 3C]: class tokens and pad rows dropped.
   at::Tensor connect(const TowerLayout& layout, const std::vector<at::Tensor>& states) const;
@@ -37,9 +43,9 @@ class Tower {
  private:
   at::Tensor patch_rows(const TowerLayout& layout, const at::Tensor& tiles) const;                       // [sequences, N, 3 p p]
   at::Tensor embed(const TowerLayout& layout, const at::Tensor& patches, const at::Tensor& text) const;  // hs[0]
-  at::Tensor block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index) const;
+  at::Tensor block(const TowerBlock& layer, const TowerLayout& layout, const at::Tensor& x, int64_t index, const Probe* probe) const;
   at::Tensor mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t index) const;
-  bool has_pads(const TowerLayout& layout, int64_t index) const;
+  bool has_pads(const TowerLayout& layout, int64_t index) const { return pad_rows_exist(config_, layout, index); }
   at::Tensor drop_pads(const TowerLayout& layout, const at::Tensor& x) const;
 
   const ModelConfig& config_;

@@ -19,6 +19,7 @@ struct EncodedConversation {
   Ids instruct;                    // instruct text for the tower; {0} for text-only samples
   int64_t images = 0;              // kImage placeholders in input_ids
   int64_t supervised = 0;          // labels >= 0
+  std::vector<int64_t> begins;     // prompt() only: where each token's text begins, in bytes from the first byte of the open question
   std::vector<int64_t> turn_ends;  // position after each finished question-answer pair, for over_length=turns
 };
 
