@@ -42,13 +42,13 @@ function(fusion_lowered_test room filter capability)
   set_tests_properties(${room}.${capability} PROPERTIES ENVIRONMENT ATEN_CPU_CAPABILITY=${capability} TIMEOUT 600)
 endfunction()
 
-# The program of scripts/fuzz.sh, built on request.
+# The program of scripts/fuzz.sh, built on request: the rooms up to image and the one reader above them.
 function(fusion_fuzz)
-  add_executable(fusion_fuzz EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz.cpp)
+  add_executable(fusion_fuzz EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz.cpp ${CMAKE_SOURCE_DIR}/src/model/io/safetensors.cpp)
   target_compile_options(fusion_fuzz PRIVATE ${FUSION_WARNINGS})
   target_include_directories(fusion_fuzz PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(fusion_fuzz PRIVATE FUSION_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-  target_link_libraries(fusion_fuzz PRIVATE fusion_model GTest::gtest)
+  target_link_libraries(fusion_fuzz PRIVATE fusion_image LibTorch::torch GTest::gtest)
 endfunction()
 
 # fusion_wrap(PROGRAM SYMBOL...): calls of these functions go to __wrap_SYMBOL of the program's own sources, which may call __real_SYMBOL. So a test
