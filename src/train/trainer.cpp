@@ -72,7 +72,8 @@ void Trainer::build_data() {
   FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
   tokenizer_ = stage_tokenizer(config_.model);
   encoder_ = std::make_shared<ConversationEncoder>(tokenizer_, config_.model.chat_template);
-  mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples, config_.data.quarantine);
+  mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples,
+                                       config_.data.quarantine);
   if (!config_.data.eval.empty()) held_out_ = std::make_shared<Mixture>(config_.data.eval, config_.data.image_folder, config_.data.seed);
   plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size(), comm_.rank(), comm_.world());
   schedule_ = std::make_unique<Schedule>(config_.schedule, plan_->steps());
