@@ -116,7 +116,9 @@ std::vector<VerifyTask> find_cases(const fs::path& folder) {
   return tasks;
 }
 
-VerifyReport run_case(const VerifyTask& task, const VerifyOptions& options) {
+namespace {
+
+VerifyReport check_task(const VerifyTask& task, const VerifyOptions& options) {
   if (task.kind == "model" || task.kind == "bench") {
     ModelCase model_case(task.path);
     model_case.dtype = options.dtype;
@@ -129,6 +131,15 @@ VerifyReport run_case(const VerifyTask& task, const VerifyOptions& options) {
   }
   if (task.kind == "image") return verify_image(task.path);
   return verify_text(task.path, options.tokenizers.empty() ? task.path.parent_path().parent_path() / "data" / "tokenizers" : options.tokenizers);
+}
+
+}  // namespace
+
+VerifyReport run_case(const VerifyTask& task, const VerifyOptions& options) {
+  VerifyReport report = check_task(task, options);
+  if (report.rows.empty())
+    report.rows.push_back({task.path.filename().string(), "whole case", 0, 0, 0, 0, Verdict::fail, "it holds nothing to check"});
+  return report;
 }
 
 VerifyReport run_cases(const std::vector<VerifyTask>& tasks, const VerifyOptions& options, int jobs) {

@@ -4,7 +4,7 @@
 #include "fusion/model/io/safetensors.h"
 #include "fusion/model/layout.h"
 #include "fusion/study/model_case.h"
-#include "fusion/study/verify.h"
+#include "fusion/study/verify_run.h"
 #include "fusion/train/optimizer.h"
 #include "fusion/train/schedule.h"
 #include "shared_data.h"
@@ -131,6 +131,12 @@ class Breaks : public testing::Test {
 TEST_F(Breaks, WithoutAMistakeAllPass) {
   one_batch();
   EXPECT_EQ(first_miss(reference()), "");
+}
+
+TEST_F(Breaks, ACaseWithoutNumbersIsNoPass) {
+  const VerifyReport report = run_case({"model", folder_.path()}, {});
+  EXPECT_EQ(report.count(Verdict::pass), 0);
+  EXPECT_EQ(report.count(Verdict::fail), 1);
 }
 
 TEST_F(Breaks, EarlyMaskOff) {
