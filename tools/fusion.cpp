@@ -21,9 +21,9 @@ int run(int argc, char** argv) {
   app.set_version_flag("-v,--version", "fusion " FUSION_VERSION);
   app.require_subcommand(1);
   namespace tools = fusion::tools;
-  for (const auto add :
-       {tools::add_train, tools::add_launch, tools::add_data, tools::add_generate, tools::add_chat, tools::add_eval, tools::add_ckpt,
-        tools::add_convert, tools::add_verify, tools::add_bench, tools::add_sweep, tools::add_plan, tools::add_viz, tools::add_doctor, tools::add_help})
+  for (const auto add : {tools::add_train, tools::add_launch, tools::add_data, tools::add_generate, tools::add_chat, tools::add_eval, tools::add_ckpt,
+                         tools::add_convert, tools::add_verify, tools::add_bench, tools::add_sweep, tools::add_plan, tools::add_viz,
+                         tools::add_report, tools::add_watch, tools::add_doctor, tools::add_help})
     add(app, code);
   try {
     app.parse(argc, argv);
