@@ -23,7 +23,7 @@ int run(int argc, char** argv) {
   namespace tools = fusion::tools;
   for (const auto add : {tools::add_train, tools::add_launch, tools::add_data, tools::add_generate, tools::add_chat, tools::add_eval, tools::add_ckpt,
                          tools::add_convert, tools::add_verify, tools::add_bench, tools::add_sweep, tools::add_plan, tools::add_viz,
-                         tools::add_doctor, tools::add_help})
+                         tools::add_report, tools::add_watch, tools::add_doctor, tools::add_help})
     add(app, code);
   try {
     app.parse(argc, argv);

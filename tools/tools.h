@@ -20,6 +20,8 @@ void add_chat(CLI::App& app, ExitCode& code);
 void add_eval(CLI::App& app, ExitCode& code);
 void add_ckpt(CLI::App& app, ExitCode& code);
 void add_viz(CLI::App& app, ExitCode& code);
+void add_report(CLI::App& app, ExitCode& code);
+void add_watch(CLI::App& app, ExitCode& code);
 void add_doctor(CLI::App& app, ExitCode& code);
 void add_convert(CLI::App& app, ExitCode& code);
 

@@ -7,6 +7,8 @@
 namespace fusion::tools {
 namespace {
 
+constexpr int64_t kAnswerTokens = 64;  // the maps are about the question; the answer stands beside them
+
 struct VizArguments {
   ModelArguments model;
   std::string image, question, out = "viz", data, image_folder;
@@ -24,6 +26,7 @@ void show(const VizArguments& arguments, const LoadedModel& model, int64_t query
   conversation.show(arguments.image);
   GenerateOptions generate;
   generate.query_len = arguments.model.query_len;
+  generate.max_new_tokens = kAnswerTokens;
   const Answer answer = conversation.ask(viz.question, generate);
   write_viz(arguments.out, viz, decode_image(file.bytes()), arguments.words,
             {{"model", model.folder.string()}, {"image", arguments.image}, {"answer", answer.text}});

@@ -1,6 +1,7 @@
 #include "fusion/study/sweep_table.h"
 
 #include "fusion/config/schema.h"
+#include "fusion/report/html.h"
 #include "fusion/study/sweep_run.h"
 
 #include <algorithm>
@@ -173,6 +174,18 @@ std::string table_text(const SweepTable& table) {
     out += "\n";
   }
   return out + note(table) + "\n";
+}
+
+std::string table_html(const SweepTable& table) {
+  std::string out = "<table>\n<tr><th>row</th>";
+  for (const std::string& metric : table.metrics) out += "<th>" + escape_html(heading(metric)) + "</th>";
+  out += "<th>jobs</th></tr>\n";
+  for (const SweepTable::Row& row : table.rows) {
+    out += "<tr><td>" + escape_html(row.name) + "</td>";
+    for (size_t m = 0; m < row.cells.size(); ++m) out += "<td>" + cell_text(row.cells[m], table.metrics[m], "\xC2\xB1") + "</td>";
+    out += "<td>" + done_text(row) + "</td></tr>\n";
+  }
+  return out + "</table>\n<p class=\"note\">" + escape_html(note(table)) + "</p>\n";
 }
 
 std::string table_markdown(const SweepTable& table) {

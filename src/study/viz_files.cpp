@@ -89,7 +89,10 @@ void write_viz(const fs::path& folder, const Viz& viz, const Image& picture, con
   const std::vector<Subject> subjects = subjects_of(viz, phrases);
   for (const VizMaps& maps : viz.kinds) {
     make_directories(folder / maps.kind);
-    for (const Subject& subject : subjects) draw_kind(folder / maps.kind, maps, subject, picture);
+    if (maps.words.empty())
+      draw_kind(folder / maps.kind, maps, {}, picture);
+    else
+      for (const Subject& subject : subjects) draw_kind(folder / maps.kind, maps, subject, picture);
   }
   write_file(folder / "values.json", dump_json(values_json(viz, std::move(facts)), -1) + "\n", Sync::no);
 }

@@ -87,11 +87,13 @@ TrainState TrainState::from_json(const Json& json, std::string_view where) {
   return state;
 }
 
-MetricsFile::MetricsFile(const fs::path& path, uint64_t keep_bytes, std::vector<std::pair<std::string, double>> rates, c10::Device device)
-    : lines_(path, static_cast<int64_t>(keep_bytes)), rates_(std::move(rates)), device_(device) {}
+MetricsFile::MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, std::vector<std::pair<std::string, double>> rates,
+                         c10::Device device)
+    : lines_(path, static_cast<int64_t>(keep_bytes)), steps_(steps), rates_(std::move(rates)), device_(device) {}
 
 void MetricsFile::after_step(const TrainState& state, const StepReport& report) {
   Json line = {{"step", state.step},
+               {"steps", steps_},
                {"epoch", report.epoch},
                {"loss", report.loss},
                {"ce", report.ce},

@@ -147,7 +147,7 @@ void Trainer::start_or_resume() {
 void Trainer::open_outputs() {
   if (processes_.first()) {
     ledger_ = std::make_unique<Ledger>(job_.folder.ledger(), static_cast<int64_t>(state_.ledger_bytes));
-    auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, part_rates(rules_), job_.device);
+    auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, plan_->steps(), part_rates(rules_), job_.device);
     metrics_ = metrics.get();
     observers_.push_back(std::move(metrics));
     if (config_.log.tensorboard) observers_.push_back(make_tensorboard(job_.folder.root / "tb", state_.step, part_rates(rules_), job_.device));

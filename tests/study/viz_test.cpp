@@ -189,6 +189,7 @@ TEST(Viz, FilesHoldEveryMap) {
 
   write_viz(folder.path() / "one", viz, picture, {"it round"}, {});
   EXPECT_TRUE(fs::exists(folder.path() / "one/question-to-image/it_round-sheet.png"));
+  EXPECT_TRUE(fs::exists(folder.path() / "one/answer-to-image/sheet.png"));
   EXPECT_FAILS(write_viz(folder.path() / "one", viz, picture, {"it round", "it-round"}, {}), ExitCode::usage, "same names");
 }
 

@@ -30,6 +30,8 @@ SweepTable make_table(const Sweep& sweep, const fs::path& folder);
 /// Aligned text; parts of one as percentages.
 std::string table_text(const SweepTable& table);
 std::string table_markdown(const SweepTable& table);
+/// A <table> with the texts of table_text.
+std::string table_html(const SweepTable& table);
 /// Raw numbers, one line per row of the table.
 std::string table_csv(const SweepTable& table);
 

@@ -34,8 +34,8 @@ class Observer {
 /// metrics.jsonl: one object per step and per evaluation.
 class MetricsFile : public Observer {
  public:
-  /// `keep_bytes`: size to truncate to. `rates`: peak rates as in part_rates.
-  MetricsFile(const fs::path& path, uint64_t keep_bytes, std::vector<std::pair<std::string, double>> rates, c10::Device device);
+  /// `keep_bytes`: size to truncate to. `steps`: of the whole stage, for those who watch. `rates`: peak rates as in part_rates.
+  MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, std::vector<std::pair<std::string, double>> rates, c10::Device device);
   void after_step(const TrainState& state, const StepReport& report) override;
   void after_evaluation(const TrainState& state, const Json& figures) override;
   /// Makes the file durable; its size.
@@ -43,6 +43,7 @@ class MetricsFile : public Observer {
 
  private:
   LineWriter lines_;
+  const int64_t steps_;
   std::vector<std::pair<std::string, double>> rates_;
   c10::Device device_;
 };
