@@ -114,8 +114,7 @@ std::string Sha256::hex() const {
   const State copy;
   unsigned char bytes[EVP_MAX_MD_SIZE];
   unsigned size = 0;
-  check_crypto(copy.context && EVP_MD_CTX_copy_ex(copy.context.get(), state_->context.get()) &&
-               EVP_DigestFinal_ex(copy.context.get(), bytes, &size));
+  check_crypto(copy.context && EVP_MD_CTX_copy_ex(copy.context.get(), state_->context.get()) && EVP_DigestFinal_ex(copy.context.get(), bytes, &size));
   std::string text;
   for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", bytes[i]);
   return text;
@@ -281,7 +280,12 @@ LineWriter::~LineWriter() { ::close(fd_); }
 void LineWriter::append(std::string_view line) { append_bytes(std::string(line) + '\n'); }
 
 void LineWriter::append_bytes(std::string_view bytes) {
-  write_all(fd_, bytes.data(), bytes.size(), path_);
+  try {
+    write_all(fd_, bytes.data(), bytes.size(), path_);
+  } catch (const Error&) {  // a part may stand there: the caller may try all of it again
+    if (::ftruncate(fd_, static_cast<off_t>(size_)) != 0) log::warn("file: truncate {}: {}", path_.string(), std::generic_category().message(errno));
+    throw;
+  }
   size_ += bytes.size();
 }
 

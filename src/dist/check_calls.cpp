@@ -11,6 +11,7 @@ class CheckedCommunicator : public Communicator {
   int64_t rank() const override { return inner_->rank(); }
   int64_t world() const override { return inner_->world(); }
   int64_t sent_bytes() const override { return inner_->sent_bytes(); }
+  void wait_for_files(bool on) override { inner_->wait_for_files(on); }
 
   Pending start_all_reduce(at::Tensor flat, ReduceOp op, std::string name) override {
     compare(op == ReduceOp::sum ? "all_reduce sum" : "all_reduce max", flat, name);
@@ -37,7 +38,8 @@ class CheckedCommunicator : public Communicator {
     const std::vector<std::string> calls = inner_->gather_texts(call, "check of " + name);
     for (int64_t r = 0; r < world(); ++r)
       if (calls[static_cast<size_t>(r)] != call)
-        fail(ExitCode::failure, "dist: ranks do not make the same calls: rank {} is at {}, rank {} at {}", rank(), call, r, calls[static_cast<size_t>(r)]);
+        fail(ExitCode::failure, "dist: ranks do not make the same calls: rank {} is at {}, rank {} at {}", rank(), call, r,
+             calls[static_cast<size_t>(r)]);
   }
 
   std::unique_ptr<Communicator> inner_;

@@ -2,6 +2,7 @@
 
 #include "fusion/base/log.h"
 #include "fusion/base/signals.h"
+#include "fusion/base/whereabouts.h"
 #include "fusion/train/runtime.h"
 #include "fusion/train/trainer.h"
 
@@ -48,6 +49,7 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
   const RuntimeConfig& runtime = recipe.stages.front().config.runtime;
   const c10::Device device = setup_runtime(runtime, ranks.local_rank, ranks.local_world);
   announce(ranks, runtime, device);
+  whereabouts::set_work("meeting the other processes");
   Processes processes(ranks, runtime, device);
   const RunFolder run(recipe, overrides, version, processes.all());
   log::info("run folder: {}", run.path().string());
@@ -61,7 +63,12 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
     if (!found[0].empty()) {
       log::info("{}: finished before, see {}", title, folder.root.string());
     } else {
-      const StageJob job{title, stage.config, recipe.origins[i], folder, previous, recipe.digest,
+      const StageJob job{title,
+                         stage.config,
+                         recipe.origins[i],
+                         folder,
+                         previous,
+                         recipe.digest,
                          setup_runtime(stage.config.runtime, ranks.local_rank, ranks.local_world)};
       const ExitCode code = Trainer(job, processes).run();
       if (code != ExitCode::done) return code;

@@ -30,13 +30,14 @@ class ChildProcess {
   explicit ChildProcess(const ChildOptions& options);
   /// Sends a child that still runs the death signal and waits for it.
   ~ChildProcess();
-  ChildProcess(ChildProcess&& other) noexcept
-      : pid_(std::exchange(other.pid_, -1)), death_signal_(other.death_signal_), end_(other.end_) {}
+  ChildProcess(ChildProcess&& other) noexcept : pid_(std::exchange(other.pid_, -1)), death_signal_(other.death_signal_), end_(other.end_) {}
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
   /// How it ended; empty while it runs. What is left of its group then is killed.
   std::optional<ChildEnd> poll();
+  /// Its process number; another process's once poll() has told the end.
+  int id() const { return pid_; }
   /// To its whole group.
   void signal(int number);
 
