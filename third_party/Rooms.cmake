@@ -80,6 +80,8 @@ function(fusion_program)
   if(NOT FUSION_SANITIZE)
     target_link_libraries(fusion PRIVATE -Wl,--push-state,--no-as-needed PkgConfig::TCMALLOC -Wl,--pop-state)
   endif()
+  # The stacks that SIGQUIT prints have our functions' names.
+  target_link_options(fusion PRIVATE "-Wl,--export-dynamic-symbol=_ZN6fusion*" "-Wl,--export-dynamic-symbol=_ZNK6fusion*")
   set_target_properties(fusion PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
   file(GLOB e2e CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/e2e/*_test.sh)

@@ -1,6 +1,7 @@
 #include "tools.h"
 
 #include "fusion/base/log.h"
+#include "fusion/base/whereabouts.h"
 #include "fusion/train/recipe.h"
 
 #include <filesystem>
@@ -16,6 +17,7 @@ struct TrainArguments {
 };
 
 ExitCode train(const TrainArguments& arguments) {
+  if (const char* file = std::getenv("FUSION_WHEREABOUTS")) whereabouts::publish(file);  // the launcher reads it
   std::vector<std::string> files, overrides;
   split_train_words(arguments.words, files, overrides);
   if (!arguments.print.empty()) {

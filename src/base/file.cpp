@@ -280,7 +280,12 @@ LineWriter::~LineWriter() { ::close(fd_); }
 void LineWriter::append(std::string_view line) { append_bytes(std::string(line) + '\n'); }
 
 void LineWriter::append_bytes(std::string_view bytes) {
-  write_all(fd_, bytes.data(), bytes.size(), path_);
+  try {
+    write_all(fd_, bytes.data(), bytes.size(), path_);
+  } catch (const Error&) {  // a part may stand there: the caller may try all of it again
+    if (::ftruncate(fd_, static_cast<off_t>(size_)) != 0) log::warn("file: truncate {}: {}", path_.string(), std::generic_category().message(errno));
+    throw;
+  }
   size_ += bytes.size();
 }
 

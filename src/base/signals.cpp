@@ -1,5 +1,7 @@
 #include "fusion/base/signals.h"
 
+#include "fusion/base/stacks.h"
+
 #include <signal.h>
 #include <unistd.h>
 
@@ -41,6 +43,7 @@ void install() {
   handle(SIGTERM, on_stop);
   handle(SIGUSR1, on_requeue);
   handle(SIGUSR2, on_save);
+  stacks::install();
   // A file size limit or a closed pipe shall be an error of the call (EFBIG, EPIPE), not the end of the process.
   handle(SIGXFSZ, SIG_IGN);
   handle(SIGPIPE, SIG_IGN);

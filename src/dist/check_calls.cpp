@@ -11,6 +11,7 @@ class CheckedCommunicator : public Communicator {
   int64_t rank() const override { return inner_->rank(); }
   int64_t world() const override { return inner_->world(); }
   int64_t sent_bytes() const override { return inner_->sent_bytes(); }
+  void wait_for_files(bool on) override { inner_->wait_for_files(on); }
 
   Pending start_all_reduce(at::Tensor flat, ReduceOp op, std::string name) override {
     compare(op == ReduceOp::sum ? "all_reduce sum" : "all_reduce max", flat, name);

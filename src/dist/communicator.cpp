@@ -61,7 +61,9 @@ std::vector<std::string> together(Communicator& comm, const std::string& name, c
     failure = std::current_exception();
     text = fmt::format("{} {}", static_cast<int>(ExitCode::failure), error.what());
   }
+  comm.wait_for_files(true);
   std::vector<std::string> texts = comm.gather_texts(text, name);
+  comm.wait_for_files(false);
   if (failure) std::rethrow_exception(failure);
   for (int64_t r = 0; r < comm.world(); ++r) {
     const std::string& theirs = texts[static_cast<size_t>(r)];

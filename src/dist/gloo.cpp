@@ -1,6 +1,7 @@
 #include "gloo.h"
 
 #include "fusion/base/error.h"
+#include "fusion/base/whereabouts.h"
 #include "reason.h"
 
 #include <ATen/TensorOperators.h>
@@ -64,7 +65,11 @@ void reduce_parts(const at::Tensor& out, const at::Tensor& parts, ReduceOp op) {
 class GlooCommunicator : public Communicator {
  public:
   GlooCommunicator(const GlooOptions& options, const Board& board)
-      : rank_(options.rank), world_(options.world), timeout_(options.timeout), context_(static_cast<int>(rank_), static_cast<int>(world_)) {
+      : rank_(options.rank),
+        world_(options.world),
+        timeout_(options.timeout),
+        start_timeout_(options.start_timeout),
+        context_(static_cast<int>(rank_), static_cast<int>(world_)) {
     connect(options, board);
     worker_ = std::thread([this] { work(); });
   }
@@ -81,6 +86,7 @@ class GlooCommunicator : public Communicator {
   int64_t rank() const override { return rank_; }
   int64_t world() const override { return world_; }
   int64_t sent_bytes() const override { return sent_; }
+  void wait_for_files(bool on) override { patience_ = on ? std::max(start_timeout_, timeout_) : timeout_; }
 
   Pending start_all_reduce(at::Tensor flat, ReduceOp op, std::string name) override {
     verb::check_flat(flat, name);
@@ -128,10 +134,13 @@ class GlooCommunicator : public Communicator {
   }
 
   Pending start(std::string name, std::function<void(const std::string&)> verb) {
-    std::packaged_task<void()> task([this, name = std::move(name), verb = std::move(verb)] {
+    std::packaged_task<void()> task([this, name = std::move(name), verb = std::move(verb), patience = patience_] {
+      limit_ = patience;
       if (broken_) std::rethrow_exception(broken_);
+      whereabouts::call_begins(name);
       try {
         verb(name);
+        whereabouts::call_ends();
       } catch (...) {
         broken_ = std::current_exception();
         throw;
@@ -208,7 +217,7 @@ class GlooCommunicator : public Communicator {
   void exchange(const std::vector<Bytes>& to, const std::vector<Bytes>& from, const std::string& name) {
     using Buffer = std::unique_ptr<gloo::transport::UnboundBuffer>;
     const uint64_t slot = ++exchanges_;
-    const auto deadline = std::chrono::steady_clock::now() + timeout_;
+    const auto deadline = std::chrono::steady_clock::now() + limit_;
     std::vector<Buffer> sending(world_), receiving(world_);
     int64_t peer = rank_;
     try {
@@ -230,14 +239,17 @@ class GlooCommunicator : public Communicator {
       }
     } catch (const std::exception& error) {
       if (std::chrono::steady_clock::now() >= deadline)
-        fail(ExitCode::timeout, "dist: rank {} of {}: {}: no answer from rank {} in {} s (it hangs, or is slower than runtime.timeout allows)", rank_,
-             world_, name, peer, std::chrono::duration<double>(timeout_).count());
-      fail(ExitCode::requeue, "dist: rank {} of {}: {}: rank {} is gone ({})", rank_, world_, name, peer, reason_of(error));
+        fail(ExitCode::timeout, "dist: rank {} of {}: {}{}: no answer from rank {} in {} s (it hangs, or is slower than runtime.timeout allows)",
+             rank_, world_, whereabouts::step_prefix(), name, peer, std::chrono::duration<double>(limit_).count());
+      fail(ExitCode::requeue, "dist: rank {} of {}: {}{}: rank {} is gone ({})", rank_, world_, whereabouts::step_prefix(), name, peer,
+           reason_of(error));
     }
   }
 
   const int64_t rank_, world_;
-  const std::chrono::milliseconds timeout_;
+  const std::chrono::milliseconds timeout_, start_timeout_;
+  std::chrono::milliseconds patience_ = timeout_;  // of the calls that are started now
+  std::chrono::milliseconds limit_ = timeout_;     // of the call that the worker thread runs
   gloo::rendezvous::Context context_;
   uint64_t exchanges_ = 0;
   std::atomic<int64_t> sent_{0};

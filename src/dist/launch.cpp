@@ -5,6 +5,7 @@
 #include "fusion/base/log.h"
 #include "fusion/base/output_file.h"
 #include "fusion/base/thread_pool.h"
+#include "fusion/base/whereabouts.h"
 
 #include <signal.h>
 #include <string.h>
@@ -87,9 +88,28 @@ ChildOptions options_for_all(const LaunchOptions& options, const fs::path& rende
 struct Rank {
   int64_t rank;
   OutputFile output;
+  fs::path whereabouts;
   std::optional<ChildProcess> process = {};
   std::optional<ChildEnd> end = {};
 };
+
+/// What the kernel says of a process that has not been waited for.
+std::string state_of(int process) {
+  const std::string stat = read_file(fmt::format("/proc/{}/stat", process));
+  switch (stat.at(stat.rfind(')') + 2)) {
+    case 'T':
+    case 't':
+      return "stopped by a signal or debugger";
+    case 'D':
+      return "waiting for a device";
+    case 'R':
+      return "computing";
+    case 'Z':
+      return "ending";
+    default:
+      return "waiting";
+  }
+}
 
 /// 75 and 130: the rank did what it was asked, and the others are about to.
 bool in_good_order(int code) { return code == static_cast<int>(ExitCode::requeue) || code == static_cast<int>(ExitCode::interrupted); }
@@ -100,7 +120,8 @@ class Attempt {
   Attempt(const LaunchOptions& options, const SignalQueue& signals, int number) : options_(options), signals_(signals) {
     for (int64_t local = 0; local < options.processes; ++local) {
       const int64_t rank = options.node * options.processes + local;
-      ranks_.push_back({rank, OutputFile(options.logs / fmt::format("rank-{:05}.log", rank))});
+      const std::string name = fmt::format("rank-{:05}", rank);
+      ranks_.push_back({rank, OutputFile(options.logs / (name + ".log")), rendezvous_.path() / name});
       if (number > 0) ranks_.back().output.append(fmt::format("launch: restart {}\n", number));
     }
   }
@@ -112,25 +133,37 @@ class Attempt {
       if (const int signal = signals_.next(std::chrono::milliseconds(50)); signal > 0 && signal != SIGCHLD) pass_on(signal);
       reap();
       show_first_rank();
+      if (finish_by_ && Clock::now() >= *finish_by_ && !first_) give_up_on_the_rest();
+      if (terminate_at_ && Clock::now() >= *terminate_at_) {
+        terminate_at_.reset();
+        send(SIGTERM);
+      }
       if (kill_at_ && Clock::now() >= *kill_at_) send(SIGKILL);
     }
     show_first_rank();
-    return first_ ? first_->end->code : 0;
+    return first_ ? first_->end->code : static_cast<int>(late_ ? ExitCode::timeout : ExitCode::done);
   }
   /// The stop signal that came, 0 for none.
   int stop() const { return stop_; }
   /// Who stopped first, how, and its last words.
   std::string report() const {
-    const int signal = first_->end->signal;
-    const std::string end =
-        signal != 0 ? fmt::format("was ended by signal {} ({})", signal, strsignal(signal)) : fmt::format("returned code {}", first_->end->code);
-    std::string text = fmt::format("rank {} was the first to stop, after {:.1f} s: it {}; its output: {}", first_->rank,
-                                   std::chrono::duration<double>(stopped_at_ - began_).count(), end, first_->output.path().string());
-    for (const std::string& line : first_->output.last_lines(10)) text += "\n    " + line;
+    std::string text = first_ ? first_failure() : "some ranks ended well, others did not end at all";
+    for (const std::string& line : silent_) text += "\n  " + line;
     return text;
   }
 
  private:
+  std::string first_failure() const {
+    const int signal = first_->end->signal;
+    const std::string end =
+        signal != 0 ? fmt::format("was ended by signal {} ({})", signal, strsignal(signal)) : fmt::format("returned code {}", first_->end->code);
+    std::string text = fmt::format("rank {} was the first to stop, after {:.1f} s, at {}: it {}; its output: {}", first_->rank,
+                                   std::chrono::duration<double>(stopped_at_ - began_).count(), whereabouts::read(first_->whereabouts), end,
+                                   first_->output.path().string());
+    for (const std::string& line : first_->output.last_lines(10)) text += "\n    " + line;
+    return text;
+  }
+
   void start() {
     ChildOptions child = options_for_all(options_, rendezvous_.path());
     const size_t shared = child.environment.size();
@@ -138,6 +171,7 @@ class Attempt {
       child.output = child.messages = rank.output.path();
       child.environment.resize(shared);
       child.environment.emplace_back("RANK", std::to_string(rank.rank));
+      child.environment.emplace_back("FUSION_WHEREABOUTS", rank.whereabouts.string());
       child.environment.emplace_back("LOCAL_RANK", std::to_string(rank.rank - options_.node * options_.processes));
       rank.process.emplace(child);
     }
@@ -178,6 +212,7 @@ class Attempt {
 
   void judge(const Rank& rank) {
     const int code = rank.end->code;
+    if (code == 0 && !finish_by_) finish_by_ = Clock::now() + options_.leave_time;
     if (code == 0 || ending_) return;
     const bool good = in_good_order(code);
     if (first_ && good) return;
@@ -185,8 +220,27 @@ class Attempt {
     stopped_at_ = Clock::now();
     if (good) return end_within(options_.leave_time);
     ending_ = true;  // whatever the others return from now on is our doing
+    if (code == static_cast<int>(ExitCode::timeout)) return ask_for_stacks();
     send(SIGTERM);
     end_within(options_.grace);
+  }
+
+  void give_up_on_the_rest() {
+    finish_by_.reset();
+    ending_ = late_ = true;
+    ask_for_stacks();
+  }
+
+  /// A rank got no answer: where are those that have not ended? Each prints its stacks; one that is stopped has to go on for that.
+  void ask_for_stacks() {
+    for (const Rank& rank : ranks_)
+      if (!rank.end)
+        silent_.push_back(fmt::format("rank {} had not ended: {}, at {}; its stacks: {}", rank.rank, state_of(rank.process->id()),
+                                      whereabouts::read(rank.whereabouts), rank.output.path().string()));
+    send(SIGQUIT);
+    send(SIGCONT);
+    terminate_at_ = Clock::now() + std::chrono::milliseconds(500);
+    end_within(std::chrono::milliseconds(500) + options_.grace);
   }
 
   /// Copies what rank 0 has written since to our own output.
@@ -201,9 +255,10 @@ class Attempt {
   PrivateFolder rendezvous_{"fusion-launch"};
   std::vector<Rank> ranks_;
   const Rank* first_ = nullptr;
-  bool ending_ = false;
+  bool ending_ = false, late_ = false;
   int stop_ = 0;
-  std::optional<Clock::time_point> kill_at_;
+  std::vector<std::string> silent_;  // the ranks that were still there when one got no answer
+  std::optional<Clock::time_point> finish_by_, terminate_at_, kill_at_;
   Clock::time_point began_ = Clock::now(), stopped_at_;
 };
 

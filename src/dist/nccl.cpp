@@ -1,6 +1,7 @@
 #include "nccl.h"
 
 #include "fusion/base/error.h"
+#include "fusion/base/whereabouts.h"
 #include "reason.h"
 
 #include <ATen/core/grad_mode.h>
@@ -29,6 +30,7 @@ class NcclCommunicator : public Communicator {
   int64_t rank() const override { return host_->rank(); }
   int64_t world() const override { return host_->world(); }
   int64_t sent_bytes() const override { return host_->sent_bytes() + sent_; }
+  void wait_for_files(bool on) override { host_->wait_for_files(on); }
 
   Pending start_all_reduce(at::Tensor flat, ReduceOp op, std::string name) override {
     if (flat.is_cpu()) return host_->start_all_reduce(std::move(flat), op, std::move(name));
@@ -88,6 +90,7 @@ class NcclCommunicator : public Communicator {
   template <class Verb>
   Pending queue(std::vector<at::Tensor> kept, const std::string& name, Verb verb) {
     auto done = std::make_shared<c10::cuda::CUDAEvent>();
+    whereabouts::call_begins(name);
     try {
       c10::cuda::CUDAEvent ready;
       ready.record(c10::cuda::getCurrentCUDAStream(stream_.device_index()));
@@ -97,8 +100,9 @@ class NcclCommunicator : public Communicator {
       verb();
       done->record(stream_);
     } catch (const std::exception& error) {
-      fail(ExitCode::requeue, "dist: rank {} of {}: {}: {}", rank(), world(), name, reason_of(error));
+      fail(ExitCode::requeue, "dist: rank {} of {}: {}{}: {}", rank(), world(), whereabouts::step_prefix(), name, reason_of(error));
     }
+    whereabouts::call_ends();
     return Pending([done, kept = std::move(kept), device = stream_.device_index()] { done->block(c10::cuda::getCurrentCUDAStream(device)); });
   }
 

@@ -261,10 +261,16 @@ std::vector<std::string> expand_hosts(std::string_view list, std::string_view wh
 }
 
 Ranks discover_ranks(const Environment& environment) {
-  if (environment("RANK") || environment("WORLD_SIZE")) return from_torchrun(environment);
-  if (environment("OMPI_COMM_WORLD_RANK") || environment("OMPI_COMM_WORLD_SIZE")) return from_open_mpi(environment);
-  if (in_slurm_step(environment)) return from_slurm(environment);
-  return {};
+  Ranks ranks;
+  if (environment("RANK") || environment("WORLD_SIZE")) {
+    ranks = from_torchrun(environment);
+  } else if (environment("OMPI_COMM_WORLD_RANK") || environment("OMPI_COMM_WORLD_SIZE")) {
+    ranks = from_open_mpi(environment);
+  } else if (in_slurm_step(environment)) {
+    ranks = from_slurm(environment);
+  }
+  if (const char* file = environment("FUSION_TOKEN_FILE")) ranks.token_file = file;
+  return ranks;
 }
 
 }  // namespace fusion

@@ -2,20 +2,25 @@
 
 #include "fusion/base/error.h"
 #include "fusion/base/file.h"
+#include "fusion/base/log.h"
 #include "gloo.h"
 #include "nccl.h"
 #include "reason.h"
+#include "token_store.h"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <numeric>
 
@@ -78,16 +83,36 @@ int listen_on(const std::string& address, int port) {
   return fd;
 }
 
+/// What the processes of this job know and nobody else; empty, with a warning, when the user gives none.
+std::string job_token(const Ranks& ranks) {
+  if (ranks.token_file.empty()) {
+    if (ranks.rank == 0 && !one_node(ranks))
+      log::warn("dist: no FUSION_TOKEN_FILE: whoever reaches port {} of {} and guesses the job's name may take part", ranks.port,
+                ranks.master_address);
+    return {};
+  }
+  struct stat status = {};
+  const std::string path = ranks.token_file.string();
+  FUSION_CHECK(::stat(path.c_str(), &status) == 0, "dist: FUSION_TOKEN_FILE={}: {}", path, std::strerror(errno));
+  FUSION_CHECK((status.st_mode & 077) == 0, "dist: FUSION_TOKEN_FILE={}: others may read it; chmod 600", path);
+  std::string token = read_file(ranks.token_file, 4096);
+  while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
+  FUSION_CHECK(token.size() >= 16, "dist: FUSION_TOKEN_FILE={}: {} bytes; at least 16 random ones, as of `openssl rand -hex 16`", path, token.size());
+  return token;
+}
+
 std::vector<uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
 
 }  // namespace
 
 struct Rendezvous::Store {
+  std::unique_ptr<TokenStoreServer> server;  // of rank 0
   c10::intrusive_ptr<c10d::Store> keys;
   std::string address;  // of this process
 };
 
 Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options) : ranks_(ranks), options_(options), store_(std::make_unique<Store>()) {
+  const auto deadline = std::chrono::steady_clock::now() + options.start_timeout;
   const bool local = one_node(ranks);
   store_->address = local                       ? kLoopback
                     : options.interface.empty() ? address_towards(ranks.master_address, ranks.port)
@@ -96,17 +121,16 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options) : r
     c10::intrusive_ptr<c10d::Store> keys;
     if (!ranks.rendezvous.empty()) {
       keys = c10::make_intrusive<c10d::FileStore>((ranks.rendezvous / "store").string(), static_cast<int>(ranks.world));
-    } else {
+    } else if (ranks.agent_store) {
       c10d::TCPStoreOptions tcp;
       tcp.timeout = options.start_timeout;
       tcp.port = static_cast<uint16_t>(ranks.port);
       tcp.waitWorkers = false;
-      const std::string host = local && !ranks.agent_store ? kLoopback : ranks.master_address;
-      if (!ranks.agent_store && ranks.rank == 0) {
-        tcp.isServer = true;
-        tcp.masterListenFd = listen_on(local ? kLoopback : store_->address, ranks.port);
-      }
-      keys = c10::make_intrusive<c10d::TCPStore>(host, tcp);
+      keys = c10::make_intrusive<c10d::TCPStore>(ranks.master_address, tcp);
+    } else {
+      const std::string secret = fmt::format("{}\n{}\n{}", job_token(ranks), ranks.job, ranks.world);
+      if (ranks.rank == 0) store_->server = std::make_unique<TokenStoreServer>(listen_on(store_->address, ranks.port), secret);
+      keys = connect_token_store(local || ranks.rank == 0 ? store_->address : ranks.master_address, ranks.port, secret, options.start_timeout);
     }
     keys->setTimeout(options.start_timeout);
     store_->keys = c10::make_intrusive<c10d::PrefixStore>("fusion/" + ranks.job, keys);
@@ -120,6 +144,8 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options) : r
   for (int64_t r = 0; r < ranks.world; ++r) {
     std::vector<uint8_t> theirs;
     try {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+      store_->keys->setTimeout(std::max(left, std::chrono::milliseconds(1)));  // one limit for all of them
       theirs = store_->keys->get("world of " + std::to_string(r));
     } catch (const std::exception&) {
       fail(ExitCode::timeout,
@@ -130,6 +156,7 @@ Rendezvous::Rendezvous(const Ranks& ranks, const RendezvousOptions& options) : r
     FUSION_CHECK(world == std::to_string(ranks.world), "dist: rank {} counts {} processes, rank {} counts {}; two jobs share one rendezvous", r,
                  world, ranks.rank, ranks.world);
   }
+  store_->keys->setTimeout(options.start_timeout);
 }
 
 TransportVersions transport_versions() { return {gloo_version(), nccl_version()}; }

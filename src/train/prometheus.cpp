@@ -1,5 +1,7 @@
 #include "fusion/train/prometheus.h"
 
+#include "fusion/base/error.h"
+#include "fusion/base/log.h"
 #include "fusion/train/runtime.h"
 
 #include <chrono>
@@ -73,7 +75,12 @@ class Prometheus : public Observer {
     if (!figures_.empty()) head("fusion_evaluation", "gauge", "Figures of the last evaluation; ratios are parts of one.");
     for (const auto& [name, value] : figures_.items())
       if (value.is_number()) line(fmt::format("{{figure=\"{}\"}}", escaped(name)), value.get<double>());
-    write_file(file_, text_, Sync::no);
+    try {
+      write_file(file_, text_, Sync::no);
+    } catch (const Error& error) {  // the next one comes in a second
+      if (error.code() != ExitCode::io) throw;
+      log::warn_once(fmt::format("prometheus: {} cannot be written now and then, as on a full disk; training goes on", file_.string()));
+    }
   }
 
   void head(const std::string& name, const char* type, const char* help) {

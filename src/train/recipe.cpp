@@ -2,6 +2,7 @@
 
 #include "fusion/base/log.h"
 #include "fusion/base/signals.h"
+#include "fusion/base/whereabouts.h"
 #include "fusion/train/runtime.h"
 #include "fusion/train/trainer.h"
 
@@ -48,6 +49,7 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
   const RuntimeConfig& runtime = recipe.stages.front().config.runtime;
   const c10::Device device = setup_runtime(runtime, ranks.local_rank, ranks.local_world);
   announce(ranks, runtime, device);
+  whereabouts::set_work("meeting the other processes");
   Processes processes(ranks, runtime, device);
   const RunFolder run(recipe, overrides, version, processes.all());
   log::info("run folder: {}", run.path().string());

@@ -2,6 +2,7 @@
 
 #include "fusion/base/log.h"
 #include "fusion/base/signals.h"
+#include "fusion/base/whereabouts.h"
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
 #include "fusion/train/prometheus.h"
@@ -11,6 +12,7 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <chrono>
 
 namespace fusion {
@@ -59,9 +61,12 @@ Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> m
 
 Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
   if (processes.first()) make_directories(job.folder.root);
+  whereabouts::set_work("reading the data's index");
   build_data();
+  whereabouts::set_work("building the model");
   build_model();
   check_space();
+  whereabouts::set_work("loading weights");
   start_or_resume();
   open_outputs();
 }
@@ -169,11 +174,13 @@ void Trainer::announce() const {
 ExitCode Trainer::run() {
   announce();
   while (state_.step < plan_->steps()) {
+    whereabouts::set_step(state_.step + 1);
     const StepReport report = train_step();
     state_.advance(report);
     for (const auto& observer : observers_) observer->after_step(state_, report);
     guard(report);
 
+    whereabouts::set_work("between steps");
     const News news = agree(comm_, !rejected_.empty(), writer_->under_way() && !writer_->written());
     if (news.rejected) settle_rejections();
     if (writer_->under_way() && !news.saving) try_to_save([&] { commit_save(); });
@@ -189,6 +196,7 @@ ExitCode Trainer::run() {
 }
 
 std::vector<Batch> Trainer::next_batches(double& waited) {
+  whereabouts::set_work("waiting for samples");
   std::vector<Batch> batches;
   const auto start = Clock::now();
   for (int64_t m = 0; m < plan_->micros(); ++m) {
@@ -226,6 +234,7 @@ StepReport Trainer::train_step() {
   const auto start = Clock::now();
   double waited = 0;
   auto batches = next_batches(waited);
+  whereabouts::set_work("forward and backward");
   StepReport report = engine_->run(state_.step, std::move(batches));
   report.epoch = plan_->epoch(state_.step);
   report.data_wait = waited;
@@ -264,6 +273,7 @@ Json Trainer::evaluate() {
   options.workers = config_.data.workers;
   options.title = job_.title + " evaluation";
   options.comm = &comm_;
+  whereabouts::set_work("evaluation");
   sharding_->gather_values();
   const Json figures = fusion::evaluate(*model_, held_out_, encoder_, options).to_json();
   for (const auto& observer : observers_) observer->after_evaluation(state_, figures);
@@ -283,6 +293,7 @@ CheckpointContent Trainer::content() {
 }
 
 void Trainer::begin_save(bool background) {
+  whereabouts::set_work("starting a checkpoint");
   // A failure of the first process alone must not leave the others in another call.
   together(comm_, "outputs before a checkpoint", [&] {
     if (!processes_.first()) return "";
@@ -295,11 +306,14 @@ void Trainer::begin_save(bool background) {
 }
 
 void Trainer::commit_save() {
+  whereabouts::set_work("finishing a checkpoint");
   writer_->commit();
+  whereabouts::set_work("removing old checkpoints");
   together(comm_, "old checkpoints", [&] {
     if (processes_.first()) prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
     return "";
   });
+  if (failed_saves_ > 0 && processes_.first()) log::info("{}: checkpoints are written again", job_.title);
   failed_saves_ = 0;
 }
 
@@ -314,17 +328,25 @@ void Trainer::try_to_save(const std::function<void()>& part) {
     part();
   } catch (const Error& error) {
     if (error.code() != ExitCode::io || ++failed_saves_ >= kFailedSaves) throw;
-    if (processes_.first()) log::warn("{}. Training goes on; the next checkpoint is tried at the next interval", error.what());
+    if (!processes_.first()) return;
+    const auto newest = list_checkpoints(job_.folder.checkpoints());
+    const auto good = std::find_if(newest.begin(), newest.end(), [](const CheckpointInfo& info) { return info.finished; });
+    log::warn(
+        "{}. Training goes on; the next checkpoint is tried at the next interval (failure {} of {} in a row before the run ends; a restart now "
+        "would go on from {})",
+        error.what(), failed_saves_, kFailedSaves, good == newest.end() ? "the start" : good->name);
   }
 }
 
 void Trainer::finish() {
+  whereabouts::set_step(0);
   if (state_.evaluation.is_null()) {
     state_.evaluation = evaluate();
     save();
   }
   together(comm_, "end of stage", [&] {
     if (!processes_.first()) return "";
+    whereabouts::set_work("writing the export");
     if (config_.checkpoint.export_model) export_model();
     write_file(job_.folder.finished(),
                dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));

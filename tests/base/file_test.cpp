@@ -1,6 +1,7 @@
 #include "fusion/base/file.h"
 
 #include "errors.h"
+#include "fusion/base/patient_writer.h"
 #include "fusion/base/random.h"
 #include "temp_folder.h"
 
@@ -104,6 +105,34 @@ TEST(File, LinesAreKeptUpToTheCheckpoint) {
   write_file(path, "torn");
   LineWriter(path).append("next");
   EXPECT_EQ(read_file(path), "torn\nnext\n");
+}
+
+TEST(File, LinesThatFindTheDiskFullWaitAndComeLater) {
+  TempFolder folder;
+  const auto path = folder / "log.jsonl";
+  const auto limit = [](rlim_t bytes) {
+    const rlimit size{bytes, RLIM_INFINITY};
+    setrlimit(RLIMIT_FSIZE, &size);
+  };
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  testing::internal::CaptureStderr();
+  PatientWriter lines(path);
+  lines.append("first");
+  limit(10);
+  lines.append("second is cut in the middle");
+  lines.append("third");
+  EXPECT_FAILS(lines.sync(), ExitCode::io, "log.jsonl");
+  EXPECT_EQ(read_file(path), "first\n");
+  EXPECT_EQ(lines.size(), 6u);
+  limit(RLIM_INFINITY);
+  lines.append("fourth");
+  lines.sync();
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(read_file(path), "first\nsecond is cut in the middle\nthird\nfourth\n");
+  EXPECT_EQ(lines.size(), read_file(path).size());
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(told.find("waits in memory"), told.rfind("waits in memory")) << told;  // once
+  EXPECT_NE(told.find("complete again"), std::string::npos) << told;
 }
 
 /// Runs `body` in a child process; returns its wait status.

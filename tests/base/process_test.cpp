@@ -5,8 +5,12 @@
 #include "fusion/base/progress.h"
 #include "fusion/base/signals.h"
 #include "fusion/base/thread_pool.h"
+#include "fusion/base/whereabouts.h"
+#include "temp_folder.h"
 
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <numeric>
@@ -37,6 +41,61 @@ TEST(Signals, BecomeRequests) {
         _exit(signals::stop_request() == Request::none && signals::take_save_request() && !signals::take_save_request() ? 7 : 1);
       },
       testing::ExitedWithCode(7), "");
+}
+
+TEST(Signals, QuitPrintsTheStacksOfAllThreadsAndGoesOn) {
+  EXPECT_EXIT(
+      {
+        signals::install();
+        std::atomic<bool> end{false};
+        std::thread other([&] {
+          pthread_setname_np(pthread_self(), "the other");
+          while (!end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        });
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        kill(getpid(), SIGQUIT);
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        end = true;
+        other.join();
+        _exit(7);
+      },
+      testing::ExitedWithCode(7), "stack of thread [0-9]+ the other");
+  EXPECT_EXIT(
+      {
+        signals::install();
+        abort();
+      },
+      testing::KilledBySignal(SIGABRT), "stack of thread");
+}
+
+TEST(Whereabouts, OutliveTheProcess) {
+  test::TempFolder folder;
+  EXPECT_EQ(whereabouts::read(folder / "none"), "start-up");
+  const auto left_behind = [&](const std::function<void()>& work) {
+    const pid_t child = fork();
+    if (child == 0) {
+      whereabouts::publish(folder / "place");
+      work();
+      kill(getpid(), SIGKILL);
+    }
+    waitpid(child, nullptr, 0);
+    return whereabouts::read(folder / "place");
+  };
+  EXPECT_EQ(left_behind([] {}), "start-up");
+  EXPECT_EQ(left_behind([] { whereabouts::set_work("loading weights"); }), "loading weights");
+  EXPECT_EQ(left_behind([] {
+              whereabouts::set_step(3);
+              whereabouts::set_work("forward and backward");
+              whereabouts::call_begins("gradients of head");
+            }),
+            "step 3, forward and backward, in 'gradients of head'");
+  EXPECT_EQ(left_behind([] {
+              whereabouts::set_step(12);
+              whereabouts::call_begins("losses");
+              whereabouts::call_ends();
+            }),
+            "step 12, after 'losses'");
+  EXPECT_EQ(left_behind([] { whereabouts::set_work(std::string(2000, 'x')); }), std::string(511, 'x'));
 }
 
 TEST(Log, EscapesControlCharacters) {

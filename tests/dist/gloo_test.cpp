@@ -145,6 +145,25 @@ TEST(Gloo, ASilentRankIsNamedAfterTheTimeout) {
       options);
 }
 
+TEST(Gloo, WorkOnFilesMayTakeLongerThanACall) {
+  RendezvousOptions options;
+  options.timeout = std::chrono::milliseconds(100);
+  run_ranks(
+      2,
+      [](int64_t rank, const Rendezvous& rendezvous) {
+        const auto comm = rendezvous.connect("all", all_of(2), at::kCPU);
+        const auto texts = together(*comm, "save", [rank] {
+          if (rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(400));
+          return std::to_string(rank);
+        });
+        EXPECT_EQ(texts, (std::vector<std::string>{"0", "1"}));
+        if (rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(400));  // and only that
+        at::Tensor sum = at::zeros({1});
+        if (rank == 0) failure([&] { comm->all_reduce(sum, ReduceOp::sum, "losses"); }, ExitCode::timeout);
+      },
+      options);
+}
+
 TEST(Gloo, ARankThatDoesNotComeIsNamed) {
   const TempFolder folder;
   Ranks ranks;

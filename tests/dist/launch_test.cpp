@@ -103,6 +103,32 @@ TEST_F(Launch, KilledRankIsNamedWithItsSignal) {
   EXPECT_THAT(testing::internal::GetCapturedStderr(), ::testing::HasSubstr("rank 1 was the first to stop"));
 }
 
+TEST_F(Launch, ASilentRankIsNamedWithItsPlaceAndAskedForItsStacks) {
+  // Rank 1 stops itself; rank 0 gets no answer and returns 77. What rank 1 was at stands in the file that it was given.
+  const std::string script =
+      "if [ $RANK = 1 ]; then trap 'echo my stacks' QUIT; printf 'step 7, backward\\0' >$FUSION_WHEREABOUTS; echo $$ >$W/pid.new; mv $W/pid.new "
+      "$W/pid\n"
+      "kill -STOP $$; while :; do sleep 0.02; done; fi\n"
+      "while ! grep -q '^State:.T' /proc/$(cat $W/pid)/status 2>/dev/null; do sleep 0.01; done; exit 77";
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(launch(options(script)), 77);
+  const std::string text = testing::internal::GetCapturedStderr();
+  for (const char* part : {"rank 0 was the first to stop", "at start-up: it returned code 77",
+                           "\n  rank 1 had not ended: stopped by a signal or debugger, at step 7, backward; its stacks: "})
+    EXPECT_THAT(text, ::testing::HasSubstr(part));
+  EXPECT_THAT(output_of(1), ::testing::HasSubstr("my stacks"));
+  EXPECT_FALSE(lives("pid"));
+}
+
+TEST_F(Launch, ARankThatNeverEndsIsGivenUpAfterTheOthersHaveEndedWell) {
+  LaunchOptions stuck = options("if [ $RANK = 1 ]; then echo $$ >$W/pid; trap '' TERM; while :; do sleep 0.02; done; fi");
+  stuck.leave_time = 300ms;
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(launch(stuck), 77);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), ::testing::HasSubstr("rank 1 had not ended"));
+  EXPECT_FALSE(lives("pid"));
+}
+
 TEST_F(Launch, RanksThatIgnoreTheEndAreKilled) {
   EXPECT_EQ(launch(options("trap '' TERM; echo $$ >$W/pid$RANK; if [ $RANK = 1 ]; then while [ ! -e $W/pid0 ]; do sleep 0.01; done; exit 1; fi\n"
                            "while :; do sleep 0.05; done")),

@@ -7,7 +7,8 @@ export OMP_NUM_THREADS=1
 seed=${SEED:-$((RANDOM * 32768 + RANDOM))}
 RANDOM=$seed
 echo "SEED=$seed"
-below() { echo $(((RANDOM * 32768 + RANDOM) % $1)); }
+# below N: sets $drawn. No command substitution: a subshell draws from a seed of its own.
+below() { drawn=$(((RANDOM * 32768 + RANDOM) % $1)); }
 
 fail() {
   echo "FAILED: $*"

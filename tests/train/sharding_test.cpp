@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -209,6 +210,31 @@ TEST_P(ShardingLevels, Bf16FollowsOneProcess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Zero, ShardingLevels, testing::Values(0, 1, 2, 3));
+
+TEST(Sharding, ANotANumberOnOneRankIsTheSameDecisionOnAll) {
+  for (const int64_t zero : {0, 1, 2, 3})
+    run_ranks(3, [zero](int64_t rank, const Rendezvous& rendezvous) {
+      at::set_num_threads(1);
+      const auto all = rendezvous.connect("all", all_of(3), at::kCPU);
+      Rig rig({.zero = zero}, *all, *all, nullptr), clean({.zero = zero}, *all, *all, nullptr);
+      std::vector<StepReport> reports;
+      run_steps(rig, *all, 0, 1, reports);
+      run_steps(clean, *all, 0, 1, reports);
+      const std::vector<Parameter>& parameters = rig.model->parameters().all();
+
+      Batch poisoned = tiny_sample(static_cast<uint64_t>(rank + 1), 3);
+      if (rank == 1) poisoned.tiles = at::full({poisoned.tiles.size(0), 5, 3, 16, 16}, NAN);
+      const StepReport report = rig.engine->run(1, {poisoned});
+      EXPECT_FALSE(report.finite);
+      EXPECT_FALSE(report.updated);
+      EXPECT_EQ(rig.optimizer->updates(), 1);
+      // What follows is as if the step had not been.
+      run_steps(rig, *all, 2, 3, reports);
+      run_steps(clean, *all, 2, 3, reports);
+      auto theirs = clean.model->parameters().all().begin();
+      for (const Parameter& parameter : parameters) EXPECT_TRUE(at::equal(parameter.master, (theirs++)->master)) << parameter.name;
+    });
+}
 
 TEST(Sharding, FourRanksHoldAQuarterEach) {
   const Result whole = train_on(1, {});

@@ -37,6 +37,8 @@ class ChildProcess {
 
   /// How it ended; empty while it runs. What is left of its group then is killed.
   std::optional<ChildEnd> poll();
+  /// Its process number; another process's once poll() has told the end.
+  int id() const { return pid_; }
   /// To its whole group.
   void signal(int number);
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fusion/base/json.h"
+#include "fusion/base/patient_writer.h"
 #include "fusion/data/loader.h"
 
 #include <map>
@@ -20,7 +21,7 @@ class Ledger {
   explicit Ledger(const fs::path& path, int64_t keep_bytes = -1);
 
   void append(const Rejection& rejection, int64_t epoch);
-  /// Makes all lines durable; call before a checkpoint records bytes().
+  /// Makes all lines durable; call before a checkpoint records bytes(). Throws ExitCode::io.
   void sync() { lines_.sync(); }
 
   int64_t count() const { return count_; }
@@ -32,7 +33,7 @@ class Ledger {
 
  private:
   fs::path path_;
-  LineWriter lines_;
+  PatientWriter lines_;
   int64_t count_ = 0;
   std::map<int64_t, int64_t> per_epoch_;
   std::string last_reason_;

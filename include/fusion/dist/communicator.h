@@ -55,6 +55,9 @@ class Communicator {
   /// Texts of all ranks, in rank order.
   std::vector<std::string> gather_texts(const std::string& text, const std::string& name);
 
+  /// Calls started while `on` wait as long as at start-up: others may be busy with files, and a slow disk is no hang.
+  virtual void wait_for_files(bool on) { (void)on; }
+
   /// Bytes that this rank has sent to others so far.
   virtual int64_t sent_bytes() const { return 0; }
 };
@@ -71,7 +74,7 @@ class SingleProcess : public Communicator {
 };
 
 /// Runs `work` on every rank and gives all ranks the results of all, in rank order. When it fails anywhere, all ranks throw: the rank itself what it
-/// met, the others the same message and code as the first that failed.
+/// met, the others the same message and code as the first that failed. The work may be with files: see wait_for_files().
 std::vector<std::string> together(Communicator& comm, const std::string& name, const std::function<std::string()>& work);
 
 /// Contracts of the verbs, checked by every implementation before it talks: an Error with ExitCode::failure names the call.

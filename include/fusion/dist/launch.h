@@ -21,12 +21,13 @@ struct LaunchOptions {
   std::function<int64_t()> progress = [] { return int64_t{-1}; };
 
   std::chrono::milliseconds grace{1000};         // between SIGTERM and SIGKILL for the others after a failure
-  std::chrono::milliseconds leave_time{30'000};  // for the others to leave by themselves once one has left in good order (75, 130)
+  std::chrono::milliseconds leave_time{30'000};  // for the others to leave by themselves once one has ended well or left in good order (0, 75, 130)
   std::chrono::milliseconds first_pause{1000};   // before the first restart; doubles up to a minute
 };
 
 /// Runs until all processes have ended for good; returns the exit code for the shell: 0 when all returned 0, else that of the first process that
-/// failed (128 + n when signal n ended it). Its rank, end and last lines are logged. The others are ended at once.
+/// failed (128 + n when signal n ended it). Its rank, end, step, operation and last lines are logged. The others are ended at once; after a time-out
+/// (77) those that are still there print their stacks into their log files first (SIGQUIT, SIGCONT).
 ///
 /// - Ranks learn their place through torchrun's variables, FUSION_JOB and, on one node, FUSION_RENDEZVOUS: a fresh 0700 folder per start.
 ///   OMP_NUM_THREADS is the node's cores divided by the processes, unless set.

@@ -24,6 +24,8 @@ struct Ranks {
   bool agent_store = false;
   /// Names this start of this job; equal on all its ranks, so that processes of two jobs never meet. May be empty.
   std::string job;
+  /// FUSION_TOKEN_FILE: a file of mode 0600 with at least 16 random bytes, the same for all ranks of several nodes; may be empty.
+  fs::path token_file;
   /// "torchrun", "slurm", "open mpi", "fusion launch" or "single".
   std::string source = "single";
   /// Folder where the ranks of one node meet through files, without any listener; may be empty.

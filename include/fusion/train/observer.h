@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fusion/base/json.h"
+#include "fusion/base/patient_writer.h"
 #include "fusion/train/step.h"
 
 namespace fusion {
@@ -38,11 +39,11 @@ class MetricsFile : public Observer {
   MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, std::vector<std::pair<std::string, double>> rates, c10::Device device);
   void after_step(const TrainState& state, const StepReport& report) override;
   void after_evaluation(const TrainState& state, const Json& figures) override;
-  /// Makes the file durable; its size.
+  /// Makes the file durable; its size. Throws ExitCode::io.
   uint64_t sync();
 
  private:
-  LineWriter lines_;
+  PatientWriter lines_;
   const int64_t steps_;
   std::vector<std::pair<std::string, double>> rates_;
   c10::Device device_;

@@ -16,7 +16,7 @@ class EventFile {
 
  private:
   fs::path path_;
-  LineWriter file_;
+  PatientWriter file_;
 };
 
 /// The event file of a stage: losses and their parts, norms, rates, speed, waiting, memory, latents drawn, evaluations.
