@@ -9,6 +9,7 @@
 #include "fusion/data/synth.h"
 #include "fusion/data/train_tokenizer.h"
 #include "fusion/study/audit.h"
+#include "fusion/study/data_stats.h"
 #include "fusion/train/build.h"
 
 #include <unistd.h>
@@ -26,6 +27,7 @@ Recipe load_words(const std::vector<std::string>& words) {
 struct StageData {
   Mixture mixture;
   ConversationEncoder encoder;
+  ModelConfig model;
   SampleOptions samples;
 
   StageData(const Stage& stage, const Origins& origins) : StageData(stage, origins, stage_tokenizer(stage.config.model)) {}
@@ -35,7 +37,8 @@ struct StageData {
       : mixture(stage.config.data.mixture, stage.config.data.image_folder, stage.config.data.seed, stage.config.data.max_samples,
                 stage.config.data.quarantine),
         encoder(tokenizer, stage.config.model.chat_template),
-        samples(stage_samples(stage.config.data, stage_model(stage.config, origins, *tokenizer))) {}
+        model(stage_model(stage.config, origins, *tokenizer)),
+        samples(stage_samples(stage.config.data, model)) {}
 };
 
 void add_synth(CLI::App& data) {
@@ -107,6 +110,36 @@ void add_check(CLI::App& data, ExitCode& code) {
   });
 }
 
+void add_stats(CLI::App& data) {
+  struct Arguments {
+    std::vector<std::string> words;
+    std::string png;
+    int64_t samples = 10'000;
+    int threads = available_cores();
+  };
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = data.add_subcommand(
+      "stats", "Histograms of lengths, questions and picture sizes of a config's mixtures; what padding costs, how full packs are.");
+  command->add_option("config", arguments->words, "CONFIG.yaml [MORE.yaml ...] [key=value ...]; values that are ??? may stay open")->required();
+  command->add_option("--samples", arguments->samples, "Samples drawn at random; 0 = all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--png", arguments->png, "Draw the histograms into this file; one stage only");
+  command->add_option("--threads", arguments->threads, "Rows at a time")->check(CLI::PositiveNumber)->capture_default_str();
+  command->callback([arguments] {
+    const Recipe recipe = load_words(arguments->words);
+    FUSION_CHECK(arguments->png.empty() || recipe.stages.size() == 1, "data: --png takes a config of one stage, this one has {}",
+                 recipe.stages.size());
+    for (size_t i = 0; i < recipe.stages.size(); ++i) {
+      const Stage& stage = recipe.stages[i];
+      FUSION_CHECK(!stage.config.data.mixture.empty(), "data: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
+      if (recipe.stages.size() > 1) fmt::print("{}\n", stage.name);
+      const StageData read(stage, recipe.origins[i]);
+      const DataStats stats = data_stats(read.mixture, read.encoder, read.samples, stage.config, read.model, arguments->samples, arguments->threads);
+      fmt::print("{}{}", read.mixture.table(), stats_text(stats));
+      if (!arguments->png.empty()) write_file(arguments->png, encode_png(stats_picture(stats)));
+    }
+  });
+}
+
 void add_show(CLI::App& data) {
   struct Arguments {
     std::string file, tokenizer, tiles, image_folder, chat_template = enum_name(Template::phi_3);
@@ -161,6 +194,7 @@ void add_data(CLI::App& app, ExitCode& code) {
   add_synth(*data);
   add_tokenizer(*data);
   add_check(*data, code);
+  add_stats(*data);
   add_show(*data);
   add_audit(*data, code);
 }

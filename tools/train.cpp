@@ -2,6 +2,7 @@
 
 #include "fusion/base/log.h"
 #include "fusion/base/whereabouts.h"
+#include "fusion/study/snapshots.h"
 #include "fusion/train/recipe.h"
 
 #include <filesystem>
@@ -27,7 +28,7 @@ ExitCode train(const TrainArguments& arguments) {
   const Recipe recipe = load_recipe(files, overrides);
   const Ranks ranks = discover_ranks([](const char* name) { return std::getenv(name); });
   log::setup(ranks.rank == 0 ? recipe.stages.front().config.log.level : "warn");  // the first process speaks for all
-  return run_recipe(recipe, overrides, FUSION_VERSION, ranks);
+  return run_recipe(recipe, overrides, FUSION_VERSION, ranks, draw_snapshots);
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ std::vector<std::string> environment_of(const ChildOptions& options) {
 }
 
 /// In the new process, until exec: only calls that are safe after fork.
-[[noreturn]] void become(char* const* arguments, char* const* environment, int output, int messages, int death_signal, pid_t parent) {
+[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment, int output, int messages, int death_signal, pid_t parent) {
   ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, death_signal);
   if (::getppid() != parent) ::_exit(128 + death_signal);  // it was gone before the line above
@@ -60,7 +60,7 @@ std::vector<std::string> environment_of(const ChildOptions& options) {
   ::signal(SIGPIPE, SIG_DFL);
   ::signal(SIGXFSZ, SIG_DFL);
   const int nothing = ::open("/dev/null", O_RDONLY);
-  if (nothing >= 0 && ::dup2(nothing, 0) >= 0 && ::dup2(output, 1) >= 0 && ::dup2(messages, 2) >= 0) ::execvpe(arguments[0], arguments, environment);
+  if (nothing >= 0 && ::dup2(nothing, 0) >= 0 && ::dup2(output, 1) >= 0 && ::dup2(messages, 2) >= 0) ::execvpe(program, arguments, environment);
   const char* reason = ::strerror(errno);
   for (const char* part : {"error: process: cannot start ", static_cast<const char*>(arguments[0]), ": ", reason, "\n"})
     if (::write(2, part, ::strlen(part)) < 0) break;
@@ -76,9 +76,12 @@ ChildProcess::ChildProcess(const ChildOptions& options) : death_signal_(options.
   const Output output(options.output, same ? O_APPEND : O_TRUNC);
   std::vector<std::string> arguments = options.arguments, environment = environment_of(options);
   const auto argv = pointers(arguments), envp = pointers(environment);
+  // The very program that runs, also when its file has been replaced since.
+  const bool ours = arguments[0] == own_program().string();
+  const char* const program = ours ? "/proc/self/exe" : argv[0];
   const pid_t parent = ::getpid();
   pid_ = ::fork();
-  if (pid_ == 0) become(argv.data(), envp.data(), output.fd(), messages ? messages->fd() : STDERR_FILENO, death_signal_, parent);
+  if (pid_ == 0) become(program, argv.data(), envp.data(), output.fd(), messages ? messages->fd() : STDERR_FILENO, death_signal_, parent);
   if (pid_ < 0) fail(ExitCode::failure, "process: cannot make another process (ulimit -u): {}", std::strerror(errno));
   ::setpgid(pid_, pid_);  // here too, so that the group is there whoever comes first
 }

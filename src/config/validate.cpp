@@ -108,7 +108,7 @@ void Config::validate() const {
                optimizer.beta1, optimizer.beta2);
   FUSION_CHECK(train.global_batch % train.micro_batch == 0, "config: train.micro_batch ({}) does not divide train.global_batch ({})",
                train.micro_batch, train.global_batch);
-  FUSION_CHECK(runtime.lanes <= train.global_batch / train.micro_batch,
+  FUSION_CHECK(data.pack != Pack::off || runtime.lanes <= train.global_batch / train.micro_batch,
                "config: runtime.lanes ({}) is more than the {} micro-batches of a step (train.global_batch / train.micro_batch)", runtime.lanes,
                train.global_batch / train.micro_batch);
   FUSION_CHECK(runtime.lanes == 1 || !decoder.tie_word_embeddings,
@@ -119,6 +119,15 @@ void Config::validate() const {
   FUSION_CHECK(runtime.lanes == 1 || train.zero < 2,
                "config: runtime.lanes ({}) needs train.zero of 0 or 1, as micro-batches side by side have no fixed order; train.zero is {}",
                runtime.lanes, train.zero);
+  FUSION_CHECK(!train.recompute.offload || train.recompute.decoder == Recompute::full || train.recompute.interaction == Recompute::full,
+               "config: train.recompute.offload has no effect unless train.recompute.decoder or .interaction is full");
+  FUSION_CHECK(checkpoint.keep_best == KeepBest::none || (train.eval_every > 0 && checkpoint.every % train.eval_every == 0),
+               "config: checkpoint.keep_best={} compares evaluations of the steps that are saved: set train.eval_every ({}) so that it divides "
+               "checkpoint.every ({})",
+               enum_name(checkpoint.keep_best), train.eval_every, checkpoint.every);
+  FUSION_CHECK(checkpoint.keep_every == 0 || (checkpoint.every > 0 && checkpoint.keep_every % checkpoint.every == 0),
+               "config: checkpoint.keep_every ({}) is no multiple of checkpoint.every ({}), the steps that are saved", checkpoint.keep_every,
+               checkpoint.every);
   for (const RuleConfig& rule : train.rules) {
     FUSION_CHECK(!rule.match.empty(), "config: a rule of train.rules has an empty match. Write * for all names");
     FUSION_CHECK(rule.train || (rule.lr < 0 && rule.weight_decay < 0),

@@ -52,7 +52,7 @@ std::vector<int64_t> first_places(const Mixture& mixture) {
   std::vector<int64_t> places;
   int64_t begin = 0;
   for (const SourceInfo& source : mixture.sources()) {
-    for (int64_t i = 0; i < source.used / source.repeat; ++i) places.push_back(begin + i);
+    for (int64_t i = 0; i < std::min(source.used, source.taken); ++i) places.push_back(begin + i);  // each row once
     begin += source.used;
   }
   return places;

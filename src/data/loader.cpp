@@ -11,10 +11,16 @@ namespace {
 
 /// One micro-batch on its way: each sample is a job of its own, and the job that ends last makes the batch.
 struct Work {
-  explicit Work(std::vector<Loader::Item> planned)
-      : items(std::move(planned)), prepared(items.size()), rejected(items.size()), errors(items.size()), left(items.size()) {}
+  explicit Work(Loader::Micro planned)
+      : items(std::move(planned.items)),
+        ends_step(planned.ends_step),
+        prepared(items.size()),
+        rejected(items.size()),
+        errors(items.size()),
+        left(items.size()) {}
 
   std::vector<Loader::Item> items;
+  const bool ends_step;
   std::vector<std::optional<PreparedSample>> prepared;
   std::vector<std::optional<Rejection>> rejected;
   std::vector<std::exception_ptr> errors;
@@ -25,6 +31,7 @@ struct Work {
 
 LoadedBatch assemble(Work& work, int64_t image_size) {
   LoadedBatch out;
+  out.ends_step = work.ends_step;
   std::vector<PreparedSample> samples;
   for (size_t i = 0; i < work.items.size(); ++i) {
     if (work.errors[i]) std::rethrow_exception(work.errors[i]);
@@ -42,7 +49,6 @@ struct Loader::State {
   std::shared_ptr<const ConversationEncoder> encoder;
   Options options;
   Plan plan;
-  int64_t upcoming = 0;  // micro-batch that is planned next
   bool ended = false;
   std::deque<std::shared_ptr<Work>> pending;
   std::optional<ThreadPool> pool;  // last: its threads end before what they use
@@ -70,11 +76,10 @@ struct Loader::State {
 
   void fill() {
     while (!ended && static_cast<int64_t>(pending.size()) < options.prefetch) {
-      auto items = plan(upcoming);
-      ended = !items.has_value();
+      auto micro = plan();
+      ended = !micro.has_value();
       if (ended) return;
-      ++upcoming;
-      auto work = std::make_shared<Work>(std::move(*items));
+      auto work = std::make_shared<Work>(std::move(*micro));
       pending.push_back(work);
       if (work->items.empty()) finish(*work);
       for (size_t i = 0; i < work->items.size(); ++i) {
@@ -87,7 +92,7 @@ struct Loader::State {
   }
 };
 
-Loader::Loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr<const ConversationEncoder> encoder, Options options, Plan plan, int64_t first)
+Loader::Loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr<const ConversationEncoder> encoder, Options options, Plan plan)
     : state_(std::make_unique<State>()) {
   FUSION_CHECK(options.workers > 0 && options.prefetch > 0, "data: {} workers and {} micro-batches of prefetch; both must be positive",
                options.workers, options.prefetch);
@@ -95,7 +100,6 @@ Loader::Loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr<const Con
   state_->encoder = std::move(encoder);
   state_->options = options;
   state_->plan = std::move(plan);
-  state_->upcoming = first;
   state_->pool.emplace(options.workers);
   state_->fill();
 }

@@ -1,33 +1,33 @@
 #include "fusion/data/mixture.h"
 
-#include "fusion/base/random.h"
 #include "fusion/base/thread_pool.h"
 #include "fusion/config/schema.h"
 #include "fusion/config/yaml.h"
 #include "fusion/data/annotation.h"
 #include "fusion/data/quarantine.h"
+#include "fusion/data/selection.h"
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 
 namespace fusion {
 namespace {
 
-constexpr uint64_t kRandomStream = 0x6D697874;  // key of random:N, apart from the keys of other draws
-
 /// One entry of the YAML.
 struct DataSet {
-  std::string json_path, sampling_strategy = "all", name, image_folder;
+  std::string json_path, sampling_strategy = "all", filter, name, image_folder;
   int64_t repeat = 1, max_samples = 0;
+  double weight = 0;
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("json_path", json_path, "LLaVA .json or .jsonl file; {x,y} names several.", v.path());
     v("sampling_strategy", sampling_strategy, "all, first:N, end:N or random:N; N also as p%.");
+    v("filter", filter, "Rows that can be taken: picture or text, words>=N, words<=N; conditions with commas between all hold.");
     v("name", name, "Name in messages and in the ledger; empty = the file's stem.");
     v("image_folder", image_folder, "Root of relative picture paths; empty = data.image_folder, else the folder of json_path.", v.path());
     v("repeat", repeat, "Times that the taken rows come.", v.positive());
+    v("weight", weight, "Share of this data set in the mixture, as a part of all weights; 0 = as many as are taken.", v.at_least(0.0));
     v("max_samples", max_samples, "Most rows that are taken, before repeating; 0 = all.", v.at_least(0));
   }
 };
@@ -44,41 +44,11 @@ struct MixtureFile {
 /// One annotation file of a mixture.
 struct Entry {
   fs::path file, image_folder;
-  std::string name, strategy, where;
-  int64_t repeat = 1, max_samples = 0;
+  std::string name;
+  SelectionRule rule;
+  int64_t repeat = 1;
+  double weight = 0;
 };
-
-/// What a strategy takes of `count` rows: the range [begin, begin + taken), or `taken` drawn ones.
-struct Choice {
-  int64_t begin = 0, taken = 0;
-  bool random = false;
-};
-
-Choice choose(const Entry& entry, int64_t count) {
-  const std::string& text = entry.strategy;
-  if (text == "all") return {0, count};
-  auto bad = [&](const std::string& why) {
-    fail(ExitCode::usage,
-         "data: {}: sampling_strategy '{}' {}; it is all, first:N, end:N or random:N, with N a whole number or a whole percentage like 10%",
-         entry.where, text, why);
-  };
-  const auto colon = text.find(':');
-  const std::string word = text.substr(0, colon);
-  if (word != "first" && word != "end" && word != "random") bad("is not known");
-  if (colon == std::string::npos) bad("has no number");
-  std::string_view digits = std::string_view(text).substr(colon + 1);
-  while (digits.starts_with(' ')) digits.remove_prefix(1);
-  while (digits.ends_with(' ')) digits.remove_suffix(1);
-  const bool percent = digits.ends_with('%');
-  if (percent) digits.remove_suffix(1);
-  int64_t number = 0;
-  const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-  if (error != std::errc() || stop != digits.data() + digits.size() || number < 0) bad("needs a whole number from 0 after the colon");
-  if (word == "end" && number == 0) bad("takes nothing; leave the data set out");  // the released code takes all
-  if (percent) number = number >= 100 ? count : (number * count + 99) / 100;
-  number = std::min(number, count);
-  return {word == "end" ? count - number : 0, number, word == "random"};
-}
 
 /// "a/{x,y}.json" -> {"a/x.json", "a/y.json"}; braces may occur several times, not inside each other.
 std::vector<std::string> expand_braces(const std::string& text) {
@@ -100,8 +70,8 @@ std::vector<Entry> read_entries(const fs::path& path, const std::string& image_f
     for (const fs::path file : expand_braces(set.json_path)) {
       fs::path images = set.image_folder.empty() ? image_folder : set.image_folder;
       if (images.empty()) images = file.parent_path();
-      entries.push_back(
-          {file, std::move(images), set.name.empty() ? file.stem().string() : set.name, set.sampling_strategy, where, set.repeat, set.max_samples});
+      entries.push_back({file, std::move(images), set.name.empty() ? file.stem().string() : set.name,
+                         SelectionRule{set.sampling_strategy, set.filter, set.max_samples, where}, set.repeat, set.weight});
     }
   };
   if (path.extension() != ".yaml" && path.extension() != ".yml") {
@@ -129,8 +99,7 @@ struct Mixture::State {
   struct Part {
     std::shared_ptr<const AnnotationFile> file;
     fs::path image_folder;
-    Choice choice;
-    std::vector<uint32_t> listed;  // the rows, ascending, where they are no range
+    Selection rows;
   };
   struct Place {
     size_t part;
@@ -142,40 +111,20 @@ struct Mixture::State {
   std::vector<SourceInfo> sources;
   std::string digest;
 
+  void weigh(const fs::path& path, const std::vector<Entry>& entries, int64_t seed);
   Place place(int64_t index) const {
     if (index < 0 || ends.empty() || index >= ends.back())
       fail(ExitCode::failure, "data: sample {} of a mixture of {}", index, ends.empty() ? 0 : ends.back());
     const auto part = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), index) - ends.begin());
-    const Choice& choice = parts[part].choice;
-    const int64_t at = (index - (part ? ends[part - 1] : 0)) % choice.taken;
-    const auto& listed = parts[part].listed;
-    return {part, listed.empty() ? choice.begin + at : static_cast<int64_t>(listed[static_cast<size_t>(at)])};
+    return {part, parts[part].rows.row(index - (part ? ends[part - 1] : 0))};
   }
 };
-
-namespace {
-
-/// Takes rows out of a part's choice. Returns what decides them, for the digest; empty when none was chosen.
-template <class Part>
-std::string leave_out(Part& part, const std::vector<uint32_t>& bad) {
-  std::vector<uint32_t> kept, left;
-  for (int64_t at = 0; at < part.choice.taken && !bad.empty(); ++at) {
-    const uint32_t row = part.listed.empty() ? static_cast<uint32_t>(part.choice.begin + at) : part.listed[static_cast<size_t>(at)];
-    (std::binary_search(bad.begin(), bad.end(), row) ? left : kept).push_back(row);
-  }
-  if (left.empty()) return "";
-  part.choice.taken = static_cast<int64_t>(kept.size());
-  part.listed = std::move(kept);
-  return "\t" + sha256_text({reinterpret_cast<const char*>(left.data()), left.size() * sizeof(uint32_t)});
-}
-
-}  // namespace
 
 Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples, const fs::path& quarantine)
     : state_(std::make_unique<State>()) {
   std::vector<Entry> entries = read_entries(path, image_folder);
   for (Entry& entry : entries)
-    if (max_samples > 0) entry.max_samples = entry.max_samples > 0 ? std::min(entry.max_samples, max_samples) : max_samples;
+    if (int64_t& limit = entry.rule.max_samples; max_samples > 0) limit = limit > 0 ? std::min(limit, max_samples) : max_samples;
 
   std::map<fs::path, std::shared_ptr<const AnnotationFile>> files;
   for (const Entry& entry : entries)
@@ -183,30 +132,48 @@ Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t 
 
   const Quarantine bad_rows = quarantine.empty() ? Quarantine() : Quarantine(quarantine);
   std::string decisive;
-  int64_t total = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
     const auto& file = files[entry.file];
-    State::Part part{file, entry.image_folder, choose(entry, file->size()), {}};
-    if (entry.max_samples > 0) part.choice.taken = std::min(part.choice.taken, entry.max_samples);
-    if (part.choice.random) {
-      auto drawn = random_permutation(static_cast<uint32_t>(file->size()), {static_cast<uint64_t>(seed), kRandomStream, i});
-      drawn.resize(static_cast<size_t>(part.choice.taken));
-      std::sort(drawn.begin(), drawn.end());
-      part.listed = std::move(drawn);
-    }
-    const int64_t chosen = part.choice.taken;
-    const std::string without = leave_out(part, bad_rows.rows(entry.file, file->content_hash()));
-    const int64_t used = part.choice.taken * entry.repeat;
-    total += used;
-    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}{}\n", entry.name, entry.file.filename().string(), file->content_hash(), part.choice.begin,
-                            chosen, entry.repeat, part.choice.random ? seed : -1, without);
-    state_->sources.push_back({entry.name, entry.file.string(), file->content_hash(), file->size(), used, entry.repeat, chosen - part.choice.taken});
-    state_->parts.push_back(std::move(part));
-    state_->ends.push_back(total);
+    Selection rows = select_rows(
+        entry.rule, file->size(), [&](int64_t row) { return file->modality_length(row); }, seed, i);
+    const int64_t begin = rows.begin, chosen = rows.taken;
+    const std::vector<uint32_t> left = rows.leave_out(bad_rows.rows(entry.file, file->content_hash()));
+    rows.repeat = entry.repeat;
+    decisive += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}", entry.name, entry.file.filename().string(), file->content_hash(), begin, chosen,
+                            entry.repeat, rows.random ? seed : -1);
+    if (!left.empty()) decisive += "\t" + sha256_text({reinterpret_cast<const char*>(left.data()), left.size() * sizeof(uint32_t)});
+    if (!entry.rule.filter.empty()) decisive += "\tfilter " + entry.rule.filter;
+    if (entry.weight > 0) decisive += fmt::format("\tweight {} seed {}", entry.weight, seed);
+    decisive += "\n";
+    state_->sources.push_back(
+        {entry.name, entry.file.string(), file->content_hash(), file->size(), rows.taken, 0, entry.repeat, static_cast<int64_t>(left.size())});
+    state_->parts.push_back({file, entry.image_folder, std::move(rows)});
+  }
+  state_->weigh(path, entries, seed);
+  int64_t total = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    state_->sources[i].used = state_->parts[i].rows.places();
+    state_->ends.push_back(total += state_->sources[i].used);
   }
   if (total > INT32_MAX) fail(ExitCode::usage, "data: {}: {} samples, the limit is {}", path.string(), total, INT32_MAX);
   state_->digest = sha256_text(decisive);
+}
+
+/// Weights decide how often rows come, in all data sets or in none.
+void Mixture::State::weigh(const fs::path& path, const std::vector<Entry>& entries, int64_t seed) {
+  std::vector<Selection*> selections;
+  std::vector<double> weights;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].weight == 0) continue;
+    FUSION_CHECK(entries[i].repeat == 1, "data: {}: repeat has no effect beside weight. Remove one of them", entries[i].rule.where);
+    selections.push_back(&parts[i].rows);
+    weights.push_back(entries[i].weight);
+  }
+  if (selections.empty()) return;
+  FUSION_CHECK(selections.size() == entries.size(), "data: {}: {} of {} data sets have a weight; give it to all of them or to none", path.string(),
+               selections.size(), entries.size());
+  share_out(selections, weights, seed, path.string());
 }
 
 Mixture::~Mixture() = default;
@@ -244,6 +211,16 @@ std::vector<int32_t> Mixture::modality_lengths() const {
 }
 
 const std::vector<SourceInfo>& Mixture::sources() const { return state_->sources; }
+
+std::string Mixture::table() const {
+  size_t width = 4;
+  for (const SourceInfo& source : sources()) width = std::max(width, source.name.size());
+  std::string text = fmt::format("{:<{}} {:>10} {:>10} {:>10} {:>7}\n", "data", width, "rows", "taken", "places", "share");
+  for (const SourceInfo& source : sources())
+    text += fmt::format("{:<{}} {:>10} {:>10} {:>10} {:>6.2f}%\n", source.name, width, source.available, source.taken, source.used,
+                        size() > 0 ? 100.0 * static_cast<double>(source.used) / static_cast<double>(size()) : 0.0);
+  return text;
+}
 
 const std::string& Mixture::digest() const { return state_->digest; }
 

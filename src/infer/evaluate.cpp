@@ -142,14 +142,14 @@ Evaluation evaluate(const FusionModel& model, std::shared_ptr<const Mixture> dat
   samples.over_length = OverLength::reject;
   SingleProcess alone;
   Communicator& comm = options.comm ? *options.comm : alone;
-  const auto plan = [total, batch, rank = comm.rank(), world = comm.world()](int64_t turn) -> std::optional<std::vector<Loader::Item>> {
-    const int64_t number = turn * world + rank;
+  const auto plan = [total, batch, number = comm.rank(), world = comm.world()]() mutable -> std::optional<Loader::Micro> {
     if (number * batch >= total) return std::nullopt;
-    std::vector<Loader::Item> items;
-    for (int64_t i = number * batch; i < std::min(total, (number + 1) * batch); ++i) items.push_back({i, i});
-    return items;
+    Loader::Micro micro;
+    for (int64_t i = number * batch; i < std::min(total, (number + 1) * batch); ++i) micro.items.push_back({i, i});
+    number += world;
+    return micro;
   };
-  Loader loader(data, std::move(encoder), {.sample = samples, .workers = options.workers, .prefetch = 4}, plan, 0);
+  Loader loader(data, std::move(encoder), {.sample = samples, .workers = options.workers, .prefetch = 4}, plan);
 
   Evaluation result;
   Sums sums;

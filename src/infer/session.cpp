@@ -53,7 +53,7 @@ LoadedModel load_for_inference(const fs::path& folder, const LoadOptions& option
   model.device = options.device;
   model.dtype = options.dtype.value_or(loaded.config.torch_dtype);
   model.masters = false;
-  loaded.model = std::make_unique<FusionModel>(config, model);
+  loaded.model = std::make_shared<FusionModel>(config, model);
   ParameterStore& store = loaded.model->parameters();
   for (Parameter& parameter : store.all()) store.assign(parameter, weights.tensor(parameter.name));
   return loaded;

@@ -1,12 +1,11 @@
 #include "fusion/model/card.h"
 
 #include "fusion/nn/functions.h"
+#include "fusion/nn/to_device.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_max_pool2d.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 
 #include <cmath>
@@ -51,21 +50,21 @@ at::Tensor InteractionLayer::update(const at::Tensor& latents, const at::Tensor&
   const auto v = v_(released ? v_norm_(context) : context).view({n, P, heads_, size});
   const auto mixed = attend_windows(q, k, v).reshape({n * L, D});
   if (!released) return mixed - latents;  // Z' is the attention itself
-  return linear_2_(at::gelu(linear_1_(norm_(o_proj_(mixed) + query))));
+  return linear_2_(activate(linear_1_(norm_(o_proj_(mixed) + query)), Activation::gelu));
 }
 
 at::Tensor InteractionLayer::operator()(const at::Tensor& hidden, const at::Tensor& windows, const AssemblyLayout& layout) const {
-  const auto rows = at::tensor(layout.slot_row, at::kLong).to(hidden.device());
-  const auto questions = at::tensor(layout.slot_question, at::kLong).to(hidden.device());
+  const auto rows = index_tensor(layout.slot_row, hidden.device());
+  const auto questions = index_tensor(layout.slot_question, hidden.device());
   auto change = update(hidden.index_select(0, rows), hidden.index_select(0, questions), windows, layout.questions);
   if (layout.live_slots.size() == layout.slot_row.size()) return hidden.index_add(0, rows, change);
-  const auto live = at::tensor(layout.live_slots, at::kLong).to(hidden.device());
+  const auto live = index_tensor(layout.live_slots, hidden.device());
   return hidden.index_add(0, rows.index_select(0, live), change.index_select(0, live));
 }
 
 at::Tensor InteractionLayer::slots(const at::Tensor& hidden, const at::Tensor& windows, const AssemblyLayout& layout) const {
-  const auto rows = at::tensor(layout.slot_row, at::kLong).to(hidden.device());
-  const auto questions = at::tensor(layout.slot_question, at::kLong).to(hidden.device());
+  const auto rows = index_tensor(layout.slot_row, hidden.device());
+  const auto questions = index_tensor(layout.slot_question, hidden.device());
   const auto latents = hidden.index_select(0, rows);
   return latents + update(latents, hidden.index_select(0, questions), windows, layout.questions);
 }

@@ -2,6 +2,7 @@
 
 #include "fusion/base/error.h"
 #include "fusion/nn/functions.h"
+#include "fusion/nn/to_device.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -14,11 +15,7 @@
 #include <cmath>
 
 namespace fusion {
-namespace {
-
-at::Tensor index_tensor(const std::vector<int64_t>& values, at::Device device) { return at::tensor(values, at::kLong).to(device); }
-
-}  // namespace
+namespace {}  // namespace
 
 Decoder::Decoder(const ModelConfig& config, ParameterStore& store) : config_(config), rope_(config.decoder) {
   const auto& decoder = config.decoder;
@@ -156,7 +153,7 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
     hidden = tape.run1(
         layer.unit, {hidden},
         [this, &layer, rows, ends, i, probe, cache](const Tensors& in) { return layer_forward(layer, in[0], *rows, ends, i, probe, cache); },
-        recompute.decoder == Recompute::full);
+        recompute.decoder, recompute.offload);
     if (!layer.interaction) continue;
     const int64_t k = interaction++;
     if (windows.defined()) {
@@ -166,7 +163,7 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
       }
       hidden = tape.run1(
           layer.unit, {hidden, windows}, [&layer, layout](const Tensors& in) { return (*layer.interaction)(in[0], in[1], *layout); },
-          recompute.interaction == Recompute::full);
+          recompute.interaction, recompute.offload);
     }
     if (probe) (*probe)(fmt::format("hidden_after_card_{}", k), hidden.detach());
   }

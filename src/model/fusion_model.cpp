@@ -4,6 +4,7 @@
 #include "fusion/model/decoder.h"
 #include "fusion/model/tower.h"
 #include "fusion/nn/functions.h"
+#include "fusion/nn/to_device.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -33,8 +34,6 @@ struct FusionModel::Pass {
 namespace {
 
 constexpr int64_t kScoredRows = 2048;
-
-at::Tensor index_tensor(const std::vector<int64_t>& values, at::Device device) { return at::tensor(values, at::kLong).to(device); }
 
 void append_rows(std::vector<int64_t>& index, int64_t first, int64_t count) {
   for (int64_t r = 0; r < count; ++r) index.push_back(first + r);
@@ -74,7 +73,7 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
                                    KvCache* cache) const {
   const auto device = options_.device;
   const int64_t B = batch.size(), D = config_.decoder.hidden_size, q = step.query_len, N = config_.tower.patches();
-  const bool recompute_vision = options_.recompute.vision == Recompute::full;
+  const Recompute recompute_vision = options_.recompute.vision;
   const Probe* probe = step.probe;
   const auto tower = std::make_shared<const TowerLayout>(tower_layout(batch, config_, options_.skip_text_only_vision));
   const int64_t grid = config_.tower.grid(), out_grid = config_.tune.output_grid > 0 ? config_.tune.output_grid : grid,
@@ -143,7 +142,7 @@ FusionModel::Pass FusionModel::run(Tape& tape, const Batch& batch, const StepCon
     }
     for (size_t g = 0; g < tower->guided.size(); ++g) add(tower->plain + static_cast<int64_t>(g), tower->whole_feature[tower->guided[g]], 1);
     const auto from = index_tensor(feature_rows, device), to = index_tensor(target_rows, device);
-    const auto weight = at::tensor(weights, at::kFloat).to(device);
+    const auto weight = to_device(at::tensor(weights, at::kFloat), device);
     if (probe) {
       const at::NoGradGuard no_grad;
       (*probe)("v_img", h0.index_select(0, to));

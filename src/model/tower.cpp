@@ -2,6 +2,7 @@
 
 #include "fusion/base/error.h"
 #include "fusion/image/image.h"
+#include "fusion/nn/to_device.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
@@ -21,8 +22,6 @@ namespace {
 
 // Xavier for square projections, as the towers' own code starts them.
 Init xavier(int64_t in, int64_t out) { return Init::uniform(std::sqrt(6.0 / static_cast<double>(in + out))); }
-
-at::Tensor index_tensor(const std::vector<int64_t>& values, at::Device device) { return at::tensor(values, at::kLong).to(device); }
 
 // uint8 [n, R, R, 3] -> fp32 [n, 3, R, R] with the bits of the official processors: float(double(v) / 255), then (x - mean) / std in fp32.
 at::Tensor normalize_tiles(const at::Tensor& tiles, TowerType type) {
@@ -106,7 +105,7 @@ at::Tensor Tower::patch_rows(const TowerLayout& layout, const at::Tensor& tiles)
     if (tile != TowerLayout::kZeroImage) real.push_back(tile);
   }
   if (real.empty()) return zeros.expand({layout.sequences(), N, 3 * p * p});
-  auto chosen = tiles.flatten(0, 1).index_select(0, index_tensor(real, tiles.device())).to(device);
+  auto chosen = to_device(tiles.flatten(0, 1).index_select(0, index_tensor(real, tiles.device())), device);
   if (chosen.scalar_type() == at::kByte) chosen = normalize_tiles(chosen, config_.tower.type);
   auto patches = chosen.narrow(2, 0, g * p).narrow(3, 0, g * p).reshape({-1, 3, g, p, g, p});  // pixels beyond whole patches are unused
   patches = patches.permute({0, 2, 4, 1, 3, 5}).reshape({-1, N, 3 * p * p});                   // [real, N, 3 p p]
@@ -195,8 +194,9 @@ at::Tensor Tower::mix(const TowerLayout& layout, const at::Tensor& qkv, int64_t 
     if (mask == EarlyMask::released) {
       // Image queries see text keys; every text row takes the plain mean of all values, padded rows included.
       images = attend(query.narrow(1, 0, N), key, value, scale, false);  // [n, N, C]
-      const auto share =
-          at::tensor(at::ArrayRef<float>(weights.data(), weights.size()), at::kFloat).to(qkv.device(), qkv.scalar_type()).view({n, 1, weight_length});
+      const auto share = to_device(at::tensor(at::ArrayRef<float>(weights.data(), weights.size()), at::kFloat), qkv.device())
+                             .to(qkv.scalar_type())
+                             .view({n, 1, weight_length});
       texts = at::bmm(share, guided[2].flatten(2)).expand({n, words, C});
     } else {
       images = attend(query.narrow(1, 0, N), key.narrow(1, 0, N), value.narrow(1, 0, N), scale, false);
@@ -225,7 +225,7 @@ at::Tensor Tower::block(const TowerBlock& layer, const TowerLayout& layout, cons
 }
 
 std::vector<at::Tensor> Tower::forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text,
-                                       bool recompute, const Probe* probe) const {
+                                       Recompute recompute, const Probe* probe) const {
   const auto patches = patch_rows(*layout, tiles);
   Tensors inputs;
   if (text.defined()) inputs.push_back(text);

@@ -1,6 +1,7 @@
 #include "fusion/nn/functions.h"
 
 #include "cpu_rows.h"
+#include "fusion/nn/cheap.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -260,9 +261,13 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) { return RmsNormFunction::apply(x, weight, eps); }
 
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return SwigluFunction::apply(gate, up); }
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
+  return cheap([gate, up] { return SwigluFunction::apply(gate, up); });
+}
 
-at::Tensor swiglu(const at::Tensor& gate_up) { return SwigluPackedFunction::apply(gate_up); }
+at::Tensor swiglu(const at::Tensor& gate_up) {
+  return cheap([gate_up] { return SwigluPackedFunction::apply(gate_up); });
+}
 
 at::Tensor quick_gelu(const at::Tensor& x) {
   if (on_cpu_fp32(x)) return GateFunction::apply(x, kernels::kQuickGelu.a, kernels::kQuickGelu.b);

@@ -1,14 +1,19 @@
 #include "fusion/nn/layers.h"
 
+#include "fusion/nn/cheap.h"
 #include "fusion/nn/cpu_attention.h"
 #include "fusion/nn/functions.h"
+#include "fusion/nn/to_device.h"
 
+#include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace fusion {
@@ -23,33 +28,39 @@ LayerNorm::LayerNorm(const Scope& scope, int64_t width, double epsilon)
     : weight(scope.add("weight", {width}, Init::ones())), bias(scope.add("bias", {width}, Init::zeros())), eps(epsilon) {}
 
 at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
-  // ATen's bf16 kernel for CPUs adds up the gradients of weight and bias in bf16: over some hundred rows a fifth of their norm is lost.
-  if (x.is_cpu() && x.scalar_type() == at::kBFloat16)
-    return at::layer_norm(x.to(at::kFloat), weight->shape, weight->value.to(at::kFloat), bias->value.to(at::kFloat), eps).to(at::kBFloat16);
-  return at::layer_norm(x, weight->shape, weight->value, bias->value, eps);
+  return cheap([x, shape = at::IntArrayRef(weight->shape), scale = weight->value, shift = bias->value, eps = eps] {
+    // ATen's bf16 kernel for CPUs adds up the gradients of weight and bias in bf16: over some hundred rows a fifth of their norm is lost.
+    if (x.is_cpu() && x.scalar_type() == at::kBFloat16)
+      return at::layer_norm(x.to(at::kFloat), shape, scale.to(at::kFloat), shift.to(at::kFloat), eps).to(at::kBFloat16);
+    return at::layer_norm(x, shape, scale, shift, eps);
+  });
 }
 
 RmsNorm::RmsNorm(const Scope& scope, int64_t width, double epsilon) : weight(scope.add("weight", {width}, Init::ones())), eps(epsilon) {}
 
-at::Tensor RmsNorm::operator()(const at::Tensor& x) const { return rms_norm(x, weight->value, eps); }
+at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
+  return cheap([x, scale = weight->value, eps = eps] { return rms_norm(x, scale, eps); });
+}
 
 at::Tensor activate(const at::Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::gelu_pytorch_tanh:
-      return tanh_gelu(x);
-    case Activation::gelu:
-      return at::gelu(x);
-    case Activation::quick_gelu:
-      break;
-  }
-  return quick_gelu(x);
+  return cheap([x, activation] {
+    switch (activation) {
+      case Activation::gelu_pytorch_tanh:
+        return tanh_gelu(x);
+      case Activation::gelu:
+        return at::gelu(x);
+      case Activation::quick_gelu:
+        break;
+    }
+    return quick_gelu(x);
+  });
 }
 
 Projector::Projector(const Scope& scope, int64_t in, int64_t out)
     : first(scope / "0", in, out, true, Init::uniform(1.0 / std::sqrt(in))),
       second(scope / "2", out, out, true, Init::uniform(1.0 / std::sqrt(out))) {}
 
-at::Tensor Projector::operator()(const at::Tensor& x) const { return second(at::gelu(first(x))); }
+at::Tensor Projector::operator()(const at::Tensor& x) const { return second(activate(first(x), Activation::gelu)); }
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal) {
   if (cpu_attention_serves(q, k, v)) return cpu_attention(q, k, v, scale, causal).flatten(2);
@@ -58,8 +69,23 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});         // [n, Lq, heads * size]
 }
 
+at::Tensor attend_varlen(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {
+  const int64_t kv_heads = (qkv.size(1) - heads) / 2;
+  const std::vector<int32_t> bounds(offsets.begin(), offsets.end());
+  int64_t longest = 0;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s) longest = std::max(longest, offsets[s + 1] - offsets[s]);
+  const auto at_device = to_device(at::tensor(bounds, at::kInt), qkv.device());
+  const auto parts = qkv.split_with_sizes({heads, kv_heads, kv_heads}, 1);
+  const auto out = at::_flash_attention_forward(parts[0], parts[1], parts[2], at_device, at_device, longest, longest, /*dropout_p=*/0.0, causal,
+                                                /*return_debug_mask=*/false, scale);
+  return std::get<0>(out).flatten(1);  // [R, heads * size]
+}
+
 at::Tensor attend_segments(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {
   if (cpu_attention_serves(qkv)) return cpu_attention_packed(qkv, offsets, heads, scale, causal).flatten(1);
+  const bool flash =
+      qkv.is_cuda() && (qkv.scalar_type() == at::kBFloat16 || qkv.scalar_type() == at::kHalf) && qkv.size(2) % 8 == 0 && qkv.size(2) <= 256;
+  if (flash && offsets.back() == qkv.size(0)) return attend_varlen(qkv, offsets, heads, scale, causal);
   // Neighbours of equal length form one dense call.
   const int64_t kv_heads = (qkv.size(1) - heads) / 2;
   std::vector<at::Tensor> mixed;

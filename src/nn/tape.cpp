@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_set>
 
 namespace fusion {
@@ -20,44 +21,52 @@ void add_gradient(at::Tensor& sum, at::Tensor gradient) {
 
 void TapePolicy::accumulate(Parameter& parameter, at::Tensor gradient) { add_gradient(parameter.grad, std::move(gradient)); }
 
-Tensors Tape::run(Unit* unit, Tensors inputs, Function fn, bool recompute) {
+Tensors Tape::run(Unit* unit, Tensors inputs, Function fn, Recompute recompute, bool away) {
   if (unit) policy_.acquire(*unit);
   Tensors outputs;
+  CheapOutputs cheap;
+  const bool again = recompute == Recompute::full;
   const bool needs_gradient =
       gradients_ && ((unit && unit->trains()) || std::any_of(inputs.begin(), inputs.end(), [](const at::Tensor& t) { return t.requires_grad(); }));
   {
-    const at::AutoGradMode mode(needs_gradient && !recompute);
+    const at::AutoGradMode mode(needs_gradient && !again);
+    std::optional<CheapOutputs::Scope> noting;
+    if (needs_gradient && recompute == Recompute::norms) noting.emplace(cheap);
     outputs = fn(inputs);
   }
   if (unit) policy_.release(*unit);
   if (!needs_gradient) return outputs;
 
-  Segment segment{unit, std::move(inputs), {}, {}, recompute ? std::move(fn) : Function()};
+  cheap.drop(outputs);
+  Segment segment{unit, std::move(inputs), {}, {}, again ? std::move(fn) : Function(), std::move(cheap)};
   Tensors leaves;
   for (const at::Tensor& output : outputs) {
     at::Tensor leaf = output.detach();
-    if (leaf.is_floating_point()) leaf.requires_grad_(recompute || output.requires_grad());
+    if (leaf.is_floating_point()) leaf.requires_grad_(again || output.requires_grad());
     segment.leaves.push_back(leaf.unsafeGetTensorImpl());
     leaves_.push_back(leaf);
     leaves.push_back(std::move(leaf));
   }
-  if (!recompute) segment.outputs = std::move(outputs);
+  if (offload_ && away && again) segment.away = offload_->put(segment.inputs[0]);
+  if (!again) segment.outputs = std::move(outputs);
   segments_.push_back(std::move(segment));
   return leaves;
 }
 
-at::Tensor Tape::run1(Unit* unit, Tensors inputs, std::function<at::Tensor(const Tensors&)> fn, bool recompute) {
+at::Tensor Tape::run1(Unit* unit, Tensors inputs, std::function<at::Tensor(const Tensors&)> fn, Recompute recompute, bool away) {
   return run(
-      unit, std::move(inputs), [fn = std::move(fn)](const Tensors& in) { return Tensors{fn(in)}; }, recompute)[0];
+      unit, std::move(inputs), [fn = std::move(fn)](const Tensors& in) { return Tensors{fn(in)}; }, recompute, away)[0];
 }
 
 void Tape::walk_back(Segment& segment, Tensors output_gradients) {
   if (segment.unit) policy_.acquire(*segment.unit);
+  if (segment.away >= 0) offload_->fetch(segment.away);
   if (segment.fn) {
     const at::AutoGradMode mode(true);
     segment.outputs = segment.fn(segment.inputs);
     segment.fn = nullptr;
   }
+  segment.cheap.restore();
 
   // Only outputs that got a gradient and have a graph take part.
   Tensors roots, root_gradients;

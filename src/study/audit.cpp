@@ -3,8 +3,7 @@
 #include "fusion/base/error.h"
 #include "fusion/base/json.h"
 #include "fusion/data/ledger.h"
-#include "fusion/data/order.h"
-#include "fusion/train/plan.h"
+#include "fusion/train/data_plan.h"
 #include "fusion/train/run_folder.h"
 #include "fusion/train/step.h"
 
@@ -32,7 +31,7 @@ class Auditor {
       : config_(stage.config),
         folder_(folder),
         mixture_(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples, config_.data.quarantine),
-        plan_(config_.train, mixture_.size(), 0, 1) {
+        plan_(config_.train, mixture_.size()) {
     audit_.name = stage.name;
     for (int64_t epoch = 0; epoch < plan_.steps() / plan_.steps_per_epoch(); ++epoch) {
       audit_.epochs.emplace_back();
@@ -73,7 +72,7 @@ class Auditor {
     const bool updated = json_get<bool>(line, "updated", where);
     int64_t samples = 0;
     uint64_t trace = 0;
-    const int64_t begin = step % plan_.steps_per_epoch() * config_.train.global_batch, end = begin + plan_.places(step);
+    const int64_t begin = plan_.first(step), end = begin + plan_.places(step);
     for (int64_t position = begin; position < end; ++position) {
       --account.not_reached;
       if (const auto left = rejected_.find({epoch, position}); left != rejected_.end()) {
@@ -93,8 +92,7 @@ class Auditor {
 
   void deal(int64_t epoch) {
     if (epoch == dealt_) return;
-    const int64_t micro = config_.train.micro_batch;
-    order_ = epoch_order(mixture_, {config_.data.group, config_.data.shuffle, config_.data.seed, micro, config_.train.global_batch / micro}, epoch);
+    order_ = epoch_order(mixture_, order_options(config_), epoch);
     dealt_ = epoch;
   }
 

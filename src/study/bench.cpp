@@ -4,11 +4,14 @@
 #include "fusion/study/model_case.h"
 #include "fusion/study/verify.h"
 #include "fusion/train/optimizer.h"
+#include "fusion/train/runtime.h"
 #include "verify_steps.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/Version.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <chrono>
@@ -27,7 +30,9 @@ Spread spread(std::vector<double> values) {
   return {values[values.size() / 2], values.front(), values.back()};
 }
 
-double peak_mb() {
+double peak_mb(c10::Device device) {
+  if (!device.is_cpu())
+    return static_cast<double>(c10::getDeviceAllocator(device.type())->getDeviceStats(device.index()).allocated_bytes[0].peak) / 1e6;
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
     if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024.0;
@@ -57,16 +62,26 @@ RecomputeConfig everywhere(Recompute recompute) { return {recompute, recompute, 
 BenchResult run_bench(const BenchOptions& options) {
   FUSION_CHECK(options.steps > 0, "bench: --steps ({}) must be positive", options.steps);
   at::set_num_threads(options.threads);
-  const ModelCase model_case(options.folder);
+  ModelCase model_case(options.folder);
+  model_case.dtype = options.dtype;
+  model_case.device = find_device(options.device, 0);
+  const auto finish = [&, guard = c10::impl::VirtualGuardImpl(model_case.device.type())] {
+    if (!model_case.device.is_cpu()) guard.synchronizeDevice(model_case.device.index());  // a GPU only queues what it is told
+  };
   Runner runner(model_case, everywhere(options.recompute));
   std::vector<double> steps, forwards, backwards, updates;
   BenchResult result;
   for (int64_t i = 0; i <= options.steps; ++i) {
     const auto start = Clock::now();
     double forward = 0;
-    const StepLosses losses = forward_backward(*runner.model, runner.batch.batch, runner.batch.step, [&] { forward = since(start); });
+    const StepLosses losses = forward_backward(*runner.model, runner.batch.batch, runner.batch.step, [&] {
+      finish();
+      forward = since(start);
+    });
+    finish();
     const double both = since(start);
     runner.optimizer.update(1.0, runner.optimizer.gradient_norm());
+    finish();
     const double all = since(start);
     result.losses.push_back(losses.total);
     if (i == 0) continue;  // warm-up
@@ -77,7 +92,7 @@ BenchResult run_bench(const BenchOptions& options) {
   }
   result.step = spread(steps), result.forward = spread(forwards), result.backward = spread(backwards), result.optimizer = spread(updates);
   result.samples_per_second = static_cast<double>(runner.batch.batch.size()) / result.step.median;
-  result.peak_mb = peak_mb();
+  result.peak_mb = peak_mb(model_case.device);
   result.cpu = at::get_cpu_capability();
   return result;
 }
@@ -86,6 +101,8 @@ Json bench_json(const BenchOptions& options, const BenchResult& result) {
   const auto phase = [](const Spread& s) { return Json{{"median", s.median}, {"min", s.min}, {"max", s.max}}; };
   return {{"case", options.folder.filename().string()},
           {"threads", options.threads},
+          {"device", enum_name(options.device)},
+          {"dtype", options.dtype == at::kBFloat16 ? "bf16" : "fp32"},
           {"recompute", enum_name(options.recompute)},
           {"steps", options.steps},
           {"seconds_per_step", phase(result.step)},
@@ -99,8 +116,9 @@ Json bench_json(const BenchOptions& options, const BenchResult& result) {
 }
 
 std::string bench_table(const BenchOptions& options, const BenchResult& result) {
-  std::string text = fmt::format("{} threads, recompute {}, {} steps, {}\n{:<12}{:>10}{:>10}{:>10}\n", options.threads, enum_name(options.recompute),
-                                 options.steps, result.cpu, "seconds", "median", "min", "max");
+  std::string text = fmt::format("{}, {}, {} threads, recompute {}, {} steps, {}\n{:<12}{:>10}{:>10}{:>10}\n", enum_name(options.device),
+                                 options.dtype == at::kBFloat16 ? "bf16" : "fp32", options.threads, enum_name(options.recompute), options.steps,
+                                 result.cpu, "seconds", "median", "min", "max");
   const auto line = [&](const char* name, const Spread& s) {
     text += fmt::format("{:<12}{:>10.3f}{:>10.3f}{:>10.3f}\n", name, s.median, s.min, s.max);
   };

@@ -16,7 +16,7 @@ ModelCase::ModelCase(const fs::path& path) : folder(path) {
 }
 
 std::unique_ptr<FusionModel> ModelCase::load_model(const RecomputeConfig& recompute) const {
-  auto model = std::make_unique<FusionModel>(config, ModelOptions{.dtype = dtype, .recompute = recompute});
+  auto model = std::make_unique<FusionModel>(config, ModelOptions{.device = device, .dtype = dtype, .recompute = recompute});
   assign_weights(*model, Weights(folder / "model"));
   return model;
 }

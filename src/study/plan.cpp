@@ -212,7 +212,7 @@ class Planner {
     report.step_seconds = speed.seconds;
     report.mfu = speed.mfu;
     if (const int64_t samples = samples_of(config_, request_.samples); samples > 0)
-      report.steps = StagePlan(config_.train, samples, 0, request_.world).steps();
+      report.steps = StagePlan(config_.train, samples).steps();
     else
       report.steps = config_.train.max_steps;
     report.checkpoint = 4.0 * static_cast<double>(all) + 8.0 * trainable_;
@@ -241,9 +241,9 @@ class Planner {
   /// The fastest of recompute x ZeRO level x micro-batch that fits; of equals the simplest. Memory grows by the same bytes with each sample.
   std::optional<PlanProposal> propose() const {
     std::optional<PlanProposal> best;
-    const Recompute none = Recompute::none, full = Recompute::full;
-    for (const RecomputeConfig recompute :
-         {RecomputeConfig{none, none, none}, RecomputeConfig{full, none, none}, RecomputeConfig{full, full, full}}) {
+    const Recompute none = Recompute::none, norms = Recompute::norms, full = Recompute::full;
+    for (const RecomputeConfig recompute : {RecomputeConfig{none, none, none}, RecomputeConfig{norms, norms, norms},
+                                            RecomputeConfig{full, norms, norms}, RecomputeConfig{full, full, full}}) {
       Config config = config_;
       config.train.recompute = recompute;
       const auto flops = flops_per_sample(model_, meta_.parameters(), config, recompute, request_.sample);

@@ -1,6 +1,7 @@
 #include "fusion/base/error.h"
 #include "fusion/report/html.h"
 #include "fusion/study/report.h"
+#include "fusion/study/snapshots.h"
 
 #include <cmath>
 #include <map>
@@ -114,6 +115,20 @@ std::string answers_section(const std::vector<AnswerTable>& tables) {
   return out;
 }
 
+std::string films_section(const std::vector<RunView>& runs) {
+  std::string out;
+  for (const RunView& run : runs)
+    for (const StageView& stage : run.stages)
+      for (const FilmStrip& strip : film_strips(stage.folder)) {
+        out += fmt::format("<h3>{}</h3>\n<div class=\"film\">", escape_html(run.name + " " + stage.name + ", " + strip.sample));
+        for (const auto& [step, sheet] : strip.sheets)
+          out += fmt::format("<figure><img alt=\"\" src=\"data:image/png;base64,{}\"><figcaption>step {}</figcaption></figure>",
+                             base64(read_file(sheet)), step);
+        out += "</div>\n";
+      }
+  return out;
+}
+
 std::string sweeps_section(const std::vector<SweepTable>& tables) {
   std::string out;
   for (const SweepTable& sweep : tables) out += "<h3>" + escape_html(sweep.title) + "</h3>\n<div class=\"wide\">" + table_html(sweep) + "</div>\n";
@@ -172,7 +187,7 @@ std::string style() {
 h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:1.6rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .3rem}.note{color:var(--soft);margin:.3rem 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{border-bottom:1px solid var(--line);padding:.25rem .7rem .25rem 0;text-align:left;vertical-align:top}
 th{font-weight:600}td{overflow-wrap:break-word;max-width:32rem}.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:1rem}figure{margin:0}
-pre{overflow-x:auto;font-size:12px}summary{cursor:pointer;padding:.3rem 0}.answers img{width:96px;border-radius:4px;display:block}.right{background:var(--good)}.wrong{background:var(--bad)}
+pre{overflow-x:auto;font-size:12px}summary{cursor:pointer;padding:.3rem 0}.answers img{width:96px;border-radius:4px;display:block}.film{display:flex;gap:8px;overflow-x:auto}.film img{max-height:60vh;display:block}.film figure{margin:0;flex:none}.right{background:var(--good)}.wrong{background:var(--bad)}
 .choice{display:inline-flex;gap:.9rem;flex-wrap:wrap;margin:.2rem 1.6rem .2rem 0;color:var(--soft)}
 .by-time,.s1,.s2{display:none}body:has(#time:checked) .by-step{display:none}body:has(#time:checked) .by-time{display:block}
 body:has(#s1:checked) .s0,body:has(#s2:checked) .s0:not(.dot){display:none}body:has(#s1:checked) .s1,body:has(#s2:checked) .s2{display:inline}
@@ -209,6 +224,7 @@ std::string report_page(const ReportContent& content) {
   page += section("Differences", differences_section(content.runs));
   if (!curves.empty()) page += section("Curves", choices() + curves);
   page += section("Answers", answers_section(content.answers));
+  page += section("What the model looks at", films_section(content.runs));
   page += section("Rejected samples", ledger_section(content.runs));
   page += section("Environment", environment_section(content.runs));
   page += section("Configuration", configuration_section(content.runs));

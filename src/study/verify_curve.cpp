@@ -85,10 +85,10 @@ void check_curve(const ModelCase& model_case, VerifyReport& report) {
   for (const Parameter& parameter : model->parameters().all()) {
     if (noise(parameter.name)) continue;
     const auto expected = final_weights.tensor(parameter.name);
-    const double norm = at::linalg_vector_norm(expected).item<double>(),
-                 difference = at::linalg_vector_norm(parameter.master.detach() - expected).item<double>();
-    report.check(where, "final " + parameter.name, at::linalg_vector_norm(parameter.master.detach()).item<double>(), norm,
-                 norm > 0 ? difference / norm : difference, limits.final_weight);
+    const auto ours = parameter.master.detach().cpu();
+    const double norm = at::linalg_vector_norm(expected).item<double>(), difference = at::linalg_vector_norm(ours - expected).item<double>();
+    report.check(where, "final " + parameter.name, at::linalg_vector_norm(ours).item<double>(), norm, norm > 0 ? difference / norm : difference,
+                 limits.final_weight);
   }
 }
 

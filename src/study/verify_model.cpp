@@ -41,7 +41,7 @@ struct Seen {
   Probe probe;
 
   Seen() {
-    probe.value = [this](const std::string& name, const at::Tensor& value) { values[name] = value; };
+    probe.value = [this](const std::string& name, const at::Tensor& value) { values[name] = value.cpu(); };
     probe.layout = [this](const TowerLayout& t, const AssemblyLayout& a) { tower = t, assembly = a; };
   }
 };
@@ -174,7 +174,7 @@ class BatchCheck {
 
   void logits(const FusionModel& model) {
     const auto made = model.logits(loaded_.batch, loaded_.step);
-    const auto ours = picked_rows(made.values, expect_.tensor("logits_rows"));
+    const auto ours = picked_rows(made.values.cpu(), expect_.tensor("logits_rows"));
     const auto expected = expect_.tensor("logits");
     compare("logits", ours, expected, limits_.logits);
     const double worst = (ours - expected).abs().max().item<double>();
@@ -336,7 +336,7 @@ void check_gradients(const ModelCase& model_case, FusionModel& model, int64_t nu
     const bool listed = facts.at("grads").contains(parameter.name);
     without += listed != parameter.used;
     if (!listed) continue;
-    const auto gradient = parameter.grad.defined() ? parameter.grad : at::zeros(parameter.shape, at::kFloat);
+    const auto gradient = parameter.grad.defined() ? parameter.grad.cpu() : at::zeros(parameter.shape, at::kFloat);
     const auto name = "grad " + parameter.name;
     const double norm = l2(gradient), expected = facts.at("grads").at(parameter.name).at(0).get<double>();
     sum += norm * norm;

@@ -3,6 +3,7 @@
 #include "fusion/base/child_process.h"
 #include "fusion/base/error.h"
 #include "fusion/study/model_case.h"
+#include "fusion/train/runtime.h"
 
 #include <algorithm>
 #include <list>
@@ -43,6 +44,7 @@ Running start(const VerifyTask& task, const VerifyOptions& options, const fs::pa
   child.arguments = {own_program().string(), "verify", task.path.string(), "--json", "--jobs", "0"};
   if (!options.tokenizers.empty()) child.arguments.insert(child.arguments.end(), {"--tokenizers", options.tokenizers.string()});
   if (options.dtype == at::kBFloat16) child.arguments.insert(child.arguments.end(), {"--dtype", "bf16"});
+  if (options.device != Device::cpu) child.arguments.insert(child.arguments.end(), {"--device", enum_name(options.device)});
   child.output = output;
   return {&task, output, ChildProcess(child)};
 }
@@ -122,11 +124,12 @@ VerifyReport check_task(const VerifyTask& task, const VerifyOptions& options) {
   if (task.kind == "model" || task.kind == "bench") {
     ModelCase model_case(task.path);
     model_case.dtype = options.dtype;
+    if (options.device != Device::cpu) model_case.device = find_device(options.device, 0);
     return task.kind == "model" ? verify_model_case(model_case) : verify_bench(model_case);
   }
-  if (options.dtype != at::kFloat) {
+  if (options.dtype != at::kFloat || options.device != Device::cpu) {
     VerifyReport report;
-    report.skip(task.path.filename().string(), "whole folder", fmt::format("kind {} has no arithmetic in bf16", task.kind));
+    report.skip(task.path.filename().string(), "whole folder", fmt::format("kind {} has no model, so neither dtype nor device matters", task.kind));
     return report;
   }
   if (task.kind == "image") return verify_image(task.path);

@@ -258,27 +258,4 @@ void save_checkpoint(const fs::path& checkpoints, int64_t step, const Checkpoint
   writer.commit();
 }
 
-std::vector<std::string> prune_checkpoints(const fs::path& checkpoints, int64_t keep) {
-  FUSION_CHECK(keep >= 1, "checkpoint: keep is {}, at least 1 must stay", keep);
-  std::vector<std::string> gone;
-  int64_t verified = 0;
-  for (const CheckpointInfo& info : list_checkpoints(checkpoints)) {
-    const fs::path folder = checkpoints / info.name;
-    if (info.finished && verified < keep) {
-      const bool good = verify_checkpoint(folder).empty();
-      verified += good;
-      // A damaged folder newer than every good one stays for a look at it: resume steps over it, and a new save of its step replaces it.
-      if (good || verified == 0) continue;
-    }
-    remove_checkpoint(folder);
-    gone.push_back(info.name);
-  }
-  for (const std::string& name : names_in(checkpoints))
-    if (name.starts_with("latest.tmp-")) {
-      remove_tree(checkpoints / name);
-      gone.push_back(name);
-    }
-  return gone;
-}
-
 }  // namespace fusion

@@ -69,6 +69,7 @@ Json TrainState::to_json() const {
           {"samples", samples},
           {"tokens", tokens},
           {"evaluation", evaluation},
+          {"measured", measured},
           {"metrics_bytes", metrics_bytes},
           {"ledger_bytes", ledger_bytes}};
 }
@@ -82,6 +83,7 @@ TrainState TrainState::from_json(const Json& json, std::string_view where) {
   state.tokens = json_get<int64_t>(json, "tokens", where);
   FUSION_CHECK(json.contains("evaluation"), "{}: 'evaluation' is missing", where);
   state.evaluation = json["evaluation"];
+  state.measured = json.value("measured", Json());
   state.metrics_bytes = json_get<uint64_t>(json, "metrics_bytes", where);
   state.ledger_bytes = json_get<uint64_t>(json, "ledger_bytes", where);
   return state;

@@ -43,7 +43,8 @@ std::string summary(const Recipe& recipe, const RunFolder& run) {
 
 }  // namespace
 
-ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, const Ranks& ranks) {
+ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, const Ranks& ranks,
+                    const DrawSnapshots& snapshots) {
   check_stages(recipe);
   signals::install();
   const RuntimeConfig& runtime = recipe.stages.front().config.runtime;
@@ -69,7 +70,8 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
                          folder,
                          previous,
                          recipe.digest,
-                         setup_runtime(stage.config.runtime, ranks.local_rank, ranks.local_world)};
+                         setup_runtime(stage.config.runtime, ranks.local_rank, ranks.local_world),
+                         snapshots};
       const ExitCode code = Trainer(job, processes).run();
       if (code != ExitCode::done) return code;
     }

@@ -18,10 +18,13 @@ c10::Device setup_runtime(const RuntimeConfig& config, int64_t local_rank, int64
   if (config.lanes == 1) setenv("MKL_CBWR", "AUTO", /*overwrite=*/0);
   at::set_num_threads(config.threads > 0 ? static_cast<int>(config.threads) : std::max(1, available_cores() / static_cast<int>(local_world)));
 
-  if (config.device == Device::cpu) return c10::kCPU;
+  return find_device(config.device, local_rank);
+}
+
+c10::Device find_device(Device wanted, int64_t local_rank) {
+  if (wanted == Device::cpu) return c10::kCPU;
   if (at::hasCUDA()) return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
-  FUSION_CHECK(config.device == Device::automatic,
-               "runtime: runtime.device is cuda, but this machine or this build has no usable GPU; set runtime.device=cpu");
+  FUSION_CHECK(wanted == Device::automatic, "runtime: the device is to be cuda, but this machine or this build has no usable GPU; take cpu");
   return c10::kCPU;
 }
 

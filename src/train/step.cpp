@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <optional>
 
 namespace fusion {
 namespace {
@@ -37,7 +38,10 @@ int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64
 StepEngine::StepEngine(const FusionModel& model, Sharding& sharding, AdamW& optimizer, const Schedule& schedule, const Config& config,
                        Communicator& comm)
     : model_(model), sharding_(sharding), optimizer_(optimizer), schedule_(schedule), config_(config), comm_(comm) {
-  averages_ = at::zeros({6}, at::TensorOptions().dtype(at::kDouble).device(model.parameters().device()));
+  const at::Device device = model.parameters().device();
+  averages_ = at::zeros({6}, at::TensorOptions().dtype(at::kDouble).device(device));
+  FUSION_CHECK(!config.train.recompute.offload || device.is_cuda(), "config: train.recompute.offload needs a GPU; the run is on the CPU");
+  if (config.train.recompute.offload) copies_ = make_copy_lane(device);
 }
 
 StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
@@ -103,7 +107,9 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
 
 LossSums StepEngine::accumulate(TapePolicy& policy, const Batch& batch, const StepContext& context, const LossCounts& counts,
                                 const LossWeights& weights) const {
-  Tape tape(true, policy);
+  std::optional<Offload> offload;
+  if (copies_) offload.emplace(*copies_);
+  Tape tape(true, policy, offload ? &*offload : nullptr);
   const LossSums sums = model_.losses(tape, batch, context);
   if (sums.ce_count != counts.ce || sums.v2t_count != counts.v2t || sums.t2v_count != counts.t2v)
     fail(ExitCode::failure, "train: the model counts {} {} {} loss items, the layout {} {} {}", sums.ce_count, sums.v2t_count, sums.t2v_count,

@@ -5,6 +5,7 @@
 #include "fusion/base/whereabouts.h"
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
+#include "fusion/train/data_plan.h"
 #include "fusion/train/prometheus.h"
 #include "fusion/train/runtime.h"
 #include "fusion/train/snapshot.h"
@@ -41,22 +42,6 @@ News agree(Communicator& comm, bool rejected, bool saving) {
   return {static_cast<signals::Request>(flag[0]), flag[1] != 0, flag[2] != 0, flag[3] != 0};
 }
 
-/// Micro-batches of a rank as places in the order of their epoch; keeps the order of the epoch that is being dealt.
-Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> mixture, const OrderOptions& order) {
-  return [&plan, mixture, order, epoch = int64_t{-1},
-          places = std::vector<uint32_t>()](int64_t micro) mutable -> std::optional<std::vector<Loader::Item>> {
-    if (micro >= plan.steps() * plan.micros()) return std::nullopt;
-    const StagePlan::Slice slice = plan.slice(micro);
-    if (slice.epoch != epoch) {
-      places = epoch_order(*mixture, order, slice.epoch);
-      epoch = slice.epoch;
-    }
-    std::vector<Loader::Item> items;
-    for (int64_t at = slice.begin; at < slice.end; ++at) items.push_back({at, places[static_cast<size_t>(at)]});
-    return items;
-  };
-}
-
 }  // namespace
 
 Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
@@ -80,7 +65,8 @@ void Trainer::build_data() {
   mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples,
                                        config_.data.quarantine);
   if (!config_.data.eval.empty()) held_out_ = std::make_shared<Mixture>(config_.data.eval, config_.data.image_folder, config_.data.seed);
-  plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size(), comm_.rank(), comm_.world());
+  plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size());
+  deal_options(config_, comm_.world());  // refuses before a model is made
   schedule_ = std::make_unique<Schedule>(config_.schedule, plan_->steps());
 }
 
@@ -160,15 +146,15 @@ void Trainer::open_outputs() {
     observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
   }
 
-  const OrderOptions order{config_.data.group, config_.data.shuffle, config_.data.seed, config_.train.micro_batch, plan_->micros() * comm_.world()};
   const Loader::Options options{stage_samples(config_.data, model_->config()), config_.data.workers, config_.data.prefetch};
-  loader_ = std::make_unique<Loader>(mixture_, encoder_, options, loader_plan(*plan_, mixture_, order), state_.step * plan_->micros());
+  auto plan = std::make_shared<DataPlan>(config_, model_->config(), *plan_, mixture_, comm_.rank(), comm_.world(), state_.step);
+  loader_ = std::make_unique<Loader>(mixture_, encoder_, options, [plan] { return plan->next(); });
 }
 
 void Trainer::announce() const {
-  log::info("{}: {} samples, {} steps ({} per epoch) of {} samples in micro-batches of {}, {} compute\n{}", job_.title, plan_->samples(),
+  log::info("{}: {} samples, {} steps ({} per epoch) of {} samples in micro-batches of {}, {} compute\n{}{}", job_.title, plan_->samples(),
             plan_->steps(), plan_->steps_per_epoch(), config_.train.global_batch, config_.train.micro_batch, enum_name(config_.train.dtype),
-            rules_table(rules_));
+            mixture_->table(), rules_table(rules_));
 }
 
 ExitCode Trainer::run() {
@@ -199,11 +185,12 @@ std::vector<Batch> Trainer::next_batches(double& waited) {
   whereabouts::set_work("waiting for samples");
   std::vector<Batch> batches;
   const auto start = Clock::now();
-  for (int64_t m = 0; m < plan_->micros(); ++m) {
+  for (bool ends_step = false; !ends_step;) {
     auto loaded = loader_->next();
     if (!loaded) fail(ExitCode::failure, "train: the loader ended before step {}", state_.step);
     rejected_.insert(rejected_.end(), loaded->rejected.begin(), loaded->rejected.end());
     batches.push_back(std::move(loaded->batch));
+    ends_step = loaded->ends_step;
   }
   waited = seconds_since(start);
   return batches;
@@ -255,7 +242,7 @@ void Trainer::guard(const StepReport& report) const {
 
 void Trainer::periodic(bool save_now) {
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0 && state_.step < plan_->steps(); };
-  if (due(config_.train.eval_every)) evaluate();
+  if (due(config_.train.eval_every)) state_.measured = {{"step", state_.step}, {"figures", evaluate()}};
   if (due(config_.checkpoint.every) || save_now)
     try_to_save([&] {
       if (writer_->under_way()) commit_save();  // the one before is waited for
@@ -277,7 +264,21 @@ Json Trainer::evaluate() {
   sharding_->gather_values();
   const Json figures = fusion::evaluate(*model_, held_out_, encoder_, options).to_json();
   for (const auto& observer : observers_) observer->after_evaluation(state_, figures);
+  if (config_.log.snapshots > 0 && job_.snapshots && processes_.first()) draw_snapshots();
   return figures;
+}
+
+/// While all weights are here, as for the evaluation.
+void Trainer::draw_snapshots() const {
+  whereabouts::set_work("drawing what the model looks at");
+  const fs::path folder = job_.folder.snapshots() / fmt::format("step-{:08}", state_.step);
+  const LoadedModel view{folder, stage_folder_config(*model_, config_, encoder_->stop_ids()), encoder_,
+                         std::shared_ptr<FusionModel>(std::shared_ptr<void>(), model_.get()), encoder_->stop_ids()};
+  try {
+    job_.snapshots(view, *held_out_, config_.log.snapshots, folder);
+  } catch (const Error& error) {  // pictures are no reason to end a run
+    log::warn("{}: no snapshots of step {}: {}", job_.title, state_.step, error.what());
+  }
 }
 
 Digests Trainer::digests() const { return {{"config", job_.config_digest}, {"tokenizer", tokenizer_->digest()}, {"data", mixture_->digest()}}; }
@@ -310,7 +311,8 @@ void Trainer::commit_save() {
   writer_->commit();
   whereabouts::set_work("removing old checkpoints");
   together(comm_, "old checkpoints", [&] {
-    if (processes_.first()) prune_checkpoints(job_.folder.checkpoints(), config_.checkpoint.keep);
+    const CheckpointConfig& keep = config_.checkpoint;
+    if (processes_.first()) prune_checkpoints(job_.folder.checkpoints(), {keep.keep, keep.keep_every, keep.keep_best}, &verified_);
     return "";
   });
   if (failed_saves_ > 0 && processes_.first()) log::info("{}: checkpoints are written again", job_.title);

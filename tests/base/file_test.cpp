@@ -114,7 +114,7 @@ TEST(File, LinesThatFindTheDiskFullWaitAndComeLater) {
     const rlimit size{bytes, RLIM_INFINITY};
     setrlimit(RLIMIT_FSIZE, &size);
   };
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
   testing::internal::CaptureStderr();
   PatientWriter lines(path);
   lines.append("first");
@@ -127,7 +127,7 @@ TEST(File, LinesThatFindTheDiskFullWaitAndComeLater) {
   limit(RLIM_INFINITY);
   lines.append("fourth");
   lines.sync();
-  std::signal(SIGXFSZ, handler);
+  ::signal(SIGXFSZ, handler);
   EXPECT_EQ(read_file(path), "first\nsecond is cut in the middle\nthird\nfourth\n");
   EXPECT_EQ(lines.size(), read_file(path).size());
   const std::string told = testing::internal::GetCapturedStderr();

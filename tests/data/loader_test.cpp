@@ -249,13 +249,14 @@ TEST_F(Data, BatchesWithoutPadding) {
 }
 
 /// Micro-batches of `batch` consecutive places of `order`.
-Loader::Plan plan_of(std::vector<uint32_t> order, int64_t batch) {
-  return [order = std::move(order), batch](int64_t i) -> std::optional<std::vector<Loader::Item>> {
-    std::vector<Loader::Item> items;
+Loader::Plan plan_of(std::vector<uint32_t> order, int64_t batch, int64_t first = 0) {
+  return [order = std::move(order), batch, i = first]() mutable -> std::optional<Loader::Micro> {
+    Loader::Micro micro;
     for (int64_t p = i * batch; p < std::min<int64_t>((i + 1) * batch, static_cast<int64_t>(order.size())); ++p)
-      items.push_back({p, order[static_cast<size_t>(p)]});
-    if (items.empty()) return std::nullopt;
-    return items;
+      micro.items.push_back({p, order[static_cast<size_t>(p)]});
+    if (micro.items.empty()) return std::nullopt;
+    micro.ends_step = ++i % 2 == 0;
+    return micro;
   };
 }
 
@@ -269,7 +270,7 @@ TEST_F(Data, EverySampleComesOnceOrIsRejectedWithAReason) {
   const auto order = epoch_order(*mixture_, {.group = Grouping::released, .seed = 1, .batch = 4, .chunks = 2}, 0);
   std::vector<std::vector<LoadedBatch>> runs;
   for (const auto& [workers, prefetch] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {4, 3}, {3, 100}}) {
-    Loader loader(mixture_, encoder_, {options(), workers, prefetch}, plan_of(order, 4), 0);
+    Loader loader(mixture_, encoder_, {options(), workers, prefetch}, plan_of(order, 4));
     runs.push_back(load_all(loader));
   }
   std::map<int64_t, std::string> seen;  // position -> id
@@ -289,6 +290,7 @@ TEST_F(Data, EverySampleComesOnceOrIsRejectedWithAReason) {
   for (const auto& run : runs) {
     ASSERT_EQ(run.size(), runs[0].size());
     for (size_t i = 0; i < run.size(); ++i) {
+      EXPECT_EQ(run[i].ends_step, i % 2 == 1);
       EXPECT_EQ(run[i].batch.ids, runs[0][i].batch.ids);
       EXPECT_EQ(run[i].batch.input_ids, runs[0][i].batch.input_ids);
       EXPECT_TRUE(at::equal(run[i].batch.tiles, runs[0][i].batch.tiles));
@@ -296,15 +298,18 @@ TEST_F(Data, EverySampleComesOnceOrIsRejectedWithAReason) {
     }
   }
   // Starting in the middle gives the same batches: what a resume does.
-  Loader later(mixture_, encoder_, {options(), 2, 2}, plan_of(order, 4), 5);
+  Loader later(mixture_, encoder_, {options(), 2, 2}, plan_of(order, 4, 5));
   const auto rest = load_all(later);
   ASSERT_EQ(rest.size() + 5, runs[0].size());
   for (size_t i = 0; i < rest.size(); ++i) EXPECT_EQ(rest[i].batch.ids, runs[0][i + 5].batch.ids);
 }
 
 TEST_F(Data, LoaderPassesOnErrorsThatAreNoSamplesAndStopsEarly) {
-  auto plan = [](int64_t i) -> std::optional<std::vector<Loader::Item>> { return std::vector<Loader::Item>{{i, i == 2 ? 10000 : i}}; };
-  Loader loader(mixture_, encoder_, {options(), 2, 4}, plan, 0);
+  auto plan = [i = int64_t{0}]() mutable -> std::optional<Loader::Micro> {
+    const int64_t place = i++;
+    return Loader::Micro{{{place, place == 2 ? 10000 : place}}};
+  };
+  Loader loader(mixture_, encoder_, {options(), 2, 4}, plan);
   EXPECT_TRUE(loader.next());
   EXPECT_TRUE(loader.next());
   EXPECT_FAILS(loader.next(), ExitCode::failure, "sample 10000 of a mixture of 47");
@@ -312,11 +317,11 @@ TEST_F(Data, LoaderPassesOnErrorsThatAreNoSamplesAndStopsEarly) {
 }
 
 TEST_F(Data, LoaderHandsOutEmptyMicroBatches) {
-  auto plan = [](int64_t i) -> std::optional<std::vector<Loader::Item>> {
-    if (i > 1) return std::nullopt;
-    return std::vector<Loader::Item>{};
+  auto plan = [i = 0]() mutable -> std::optional<Loader::Micro> {
+    if (i++ > 1) return std::nullopt;
+    return Loader::Micro{};
   };
-  Loader loader(mixture_, encoder_, {options(), 1, 1}, plan, 0);
+  Loader loader(mixture_, encoder_, {options(), 1, 1}, plan);
   EXPECT_EQ(loader.next()->batch.size(), 0);
   EXPECT_EQ(loader.next()->batch.size(), 0);
   EXPECT_FALSE(loader.next());

@@ -105,6 +105,62 @@ TEST(Mixture, ExtrasOfADataSet) {
   EXPECT_FAILS(mixture.sample(7), ExitCode::failure, "sample 7 of a mixture of 7");
 }
 
+TEST(Mixture, FiltersComeBeforeTheStrategy) {
+  TempFolder folder;
+  write_rows(folder / "a.json", "a", 8);  // rows 1, 3, 5, 7 have a picture
+  const auto taken = [&](const std::string& keys) {
+    write_file(folder / "m.yaml", "datasets:\n- {json_path: a.json, " + keys + "}\n");
+    return ids(Mixture(folder / "m.yaml", "", 0));
+  };
+  EXPECT_EQ(taken("filter: picture, sampling_strategy: 'first:50%'"), (std::vector<std::string>{"a1", "a3"}));
+  EXPECT_EQ(taken("filter: text, sampling_strategy: 'end:1', repeat: 2"), (std::vector<std::string>{"a6", "a6"}));
+  EXPECT_EQ(taken("filter: 'words<=2'"), (std::vector<std::string>{}));
+  EXPECT_EQ(taken("filter: 'words>=3, picture,words<=3', max_samples: 3"), (std::vector<std::string>{"a1", "a3", "a5"}));
+  const auto drawn = taken("filter: picture, sampling_strategy: 'random:3'");
+  EXPECT_EQ(drawn.size(), 3u);
+  for (const std::string& id : drawn) EXPECT_EQ((id[1] - '0') % 2, 1) << id;
+  for (const char* wrong : {"pictures", "words", "words>=", "words<=-1", "words=3", "picture,,text", "picture, text"})
+    EXPECT_FAILS(taken(std::string("filter: '") + wrong + "'"), ExitCode::usage, "m.yaml:2: filter '");
+}
+
+TEST(Mixture, WeightsShareOutThePlaces) {
+  TempFolder folder;
+  write_rows(folder / "a.json", "a", 10);
+  write_rows(folder / "b.json", "b", 30);
+  write_rows(folder / "c.json", "c", 20);
+  const auto mixture = [&](const std::string& a, const std::string& b, const std::string& c) {
+    write_file(folder / "m.yaml", "datasets:\n- {json_path: a.json" + a + "}\n- {json_path: b.json" + b + "}\n- {json_path: c.json" + c + "}\n");
+    return Mixture(folder / "m.yaml", "", 5);
+  };
+  const Mixture shared = mixture(", weight: 3", ", weight: 2", ", weight: 1");
+  ASSERT_EQ(shared.size(), 60);
+  EXPECT_EQ(shared.sources()[0].used, 30);
+  EXPECT_EQ(shared.sources()[1].used, 20);
+  EXPECT_EQ(shared.sources()[2].used, 10);
+  std::map<std::string, int> times;
+  for (const std::string& id : ids(shared)) ++times[id];
+  EXPECT_EQ(times.size(), 10u + 20 + 10);
+  for (int row = 0; row < 10; ++row) EXPECT_EQ(times["a" + std::to_string(row)], 3);
+  for (const auto& [id, count] : times) EXPECT_EQ(count, id[0] == 'a' ? 3 : 1) << id;
+  EXPECT_EQ(ids(shared), ids(mixture(", weight: 0.75", ", weight: 0.5", ", weight: 0.25")));
+  EXPECT_THAT(shared.table(), testing::HasSubstr("50.00%"));
+
+  // Thirds of 60 and of 59: rounded so that nothing is lost, and rows come at most once more than others.
+  for (const std::string limit : {"", ", max_samples: 9"}) {
+    const Mixture thirds = mixture(", weight: 1" + limit, ", weight: 1", ", weight: 1");
+    EXPECT_EQ(thirds.size(), limit.empty() ? 60 : 59);
+    times.clear();
+    for (const std::string& id : ids(thirds)) ++times[id];
+    for (const SourceInfo& source : thirds.sources()) EXPECT_NEAR(static_cast<double>(source.used), static_cast<double>(thirds.size()) / 3, 1);
+    for (const auto& [id, count] : times) EXPECT_NEAR(count, id[0] == 'a' ? 2 : 1, 1) << id;
+  }
+  EXPECT_NE(shared.digest(), mixture(", weight: 1", ", weight: 1", ", weight: 1").digest());
+  EXPECT_FAILS(mixture(", weight: 1", "", ""), ExitCode::usage, "1 of 3 data sets have a weight");
+  EXPECT_FAILS(mixture(", weight: 1, repeat: 2", ", weight: 1", ", weight: 1"), ExitCode::usage, "m.yaml:2: repeat has no effect beside weight");
+  EXPECT_FAILS(mixture(", weight: 1, filter: 'words>=4'", ", weight: 1", ", weight: 1"), ExitCode::usage, "none of its rows");
+  EXPECT_FAILS(mixture(", weight: -1", "", ""), ExitCode::usage, "datasets.0.weight");
+}
+
 TEST(Mixture, DigestFollowsContentNotPlace) {
   TempFolder folder, other;
   for (const auto* place : {&folder, &other}) {

@@ -47,6 +47,11 @@ for pair in 2:0 2:1 4:2 4:3; do
   compare "$name" 2e-6
 done
 
+# Micro-batches filled by rows and dealt by cost: the same samples in a step, so the same losses.
+"$FUSION" launch --nproc 2 --log-dir "$work/logs_packed" train "$work/run.yaml" run.dir="$work/packed" train.zero=2 data.pack=best_fit data.pack_rows=60 \
+  data.balance=flops > "$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+compare packed 2e-6
+
 # Code 143 or 137 of a killed launcher; what it leaves behind goes on with another number of processes.
 "$FUSION" launch --nproc 2 --log-dir "$work/logs_killed" train "$work/run.yaml" run.dir="$work/killed" train.zero=3 > "$work/log" 2>&1 &
 launcher=$!
@@ -63,5 +68,5 @@ for _ in $(seq 100); do
 done
 compare killed 2e-6
 # Whatever the number of processes, and across the change of it: every sample was trained once.
-for run in whole world4_zero3 killed; do "$FUSION" data audit "$work/$run"; done
+for run in whole world4_zero3 packed killed; do "$FUSION" data audit "$work/$run"; done
 echo "losses are equal"

@@ -14,8 +14,16 @@ stages:
 - {name: one, data: {mixture: data/stage1.json}}
 - {name: two, data: {mixture: data/stage2.json}}
 YAML
-"$FUSION" train run.yaml run.dir=first 2>/dev/null
+"$FUSION" train run.yaml run.dir=first log.snapshots=2 train.eval_every=6 2>/dev/null
 "$FUSION" train run.yaml run.dir=second card.window=3 train.max_steps=4 2>/dev/null
+
+# What the data is like before anything is trained.
+printf 'defaults: [run.yaml]\nstages:\n- {name: two, data: {mixture: data/stage2.json}}\n' >one.yaml
+"$FUSION" data stats one.yaml data.pack_rows=128 --png stats.png >stats.txt 2>/dev/null
+for text in '^stage2 +48 +48 +48 100.00%' '48 samples looked at, 0 of them unusable' '^questions .per sample.: least 1' 'data.pack=best_fit, data.pack_rows=128 +[0-9.]+ %'; do
+  grep -qE "$text" stats.txt || { cat stats.txt; fail "the statistics have no $text"; }
+done
+[ -s stats.png ] || fail "no picture of the statistics"
 
 # Heat maps: pictures of every kind, all numbers; the measure over a file.
 picture=data/images/val-00000.jpg
@@ -39,9 +47,14 @@ code=0; "$FUSION" viz --model first --image $picture >/dev/null 2>&1 || code=$?
 "$FUSION" viz --model first --data data/val.json >measure.txt 2>/dev/null
 grep -qE '^question-to-image +place +all ' measure.txt || fail "no measure"
 
+# Snapshots on the way: two samples at each evaluation, and not a bit of the training changed.
+for step in 06 12 18; do [ -s first/one/snapshots/step-000000$step/sample-01.png ] || fail "no snapshot of step $step"; done
+"$FUSION" train run.yaml run.dir=plain train.eval_every=6 2>/dev/null
+[ ! -e plain/one/snapshots ] && cmp {first,plain}/two/export/model.safetensors || fail "snapshots change the training"
+
 # The report: both runs, curves as pictures, answers of each checkpoint.
 "$FUSION" report first second --out report.html --png curves --answers 3 2>/dev/null
-for text in '<td>card.window</td><td>2</td><td>3</td>' 'one step 18' 'class="by-time"' 'run.yaml:'; do grep -qF "$text" report.html || fail "the report has no $text"; done
+for text in '<td>card.window</td><td>2</td><td>3</td>' 'one step 18' 'class="by-time"' 'run.yaml:' '<figcaption>step 12</figcaption>'; do grep -qF "$text" report.html || fail "the report has no $text"; done
 ! grep -qE '<script|https?://' report.html || fail "the report is not self-contained"
 [ -s curves/loss.png ] && [ -s curves/lr_time.png ] || fail "no curves"
 code=0; "$FUSION" report data --out none.html 2>err || code=$?

@@ -130,6 +130,10 @@ std::vector<Case> cases() {
       {"clip", [](ModelConfig& m) { m.tower.type = TowerType::clip, m.tower.hidden_act = Activation::quick_gelu, m.tower.num_hidden_layers = 4; },
        none},
       {"heads of 12", [](ModelConfig& m) { m.decoder.hidden_size = 24, m.tower.hidden_size = 24; }, none},
+      {"recompute norms", none,
+       [](Config& c) {
+         c.train.recompute = {Recompute::norms, Recompute::norms, Recompute::norms};
+       }},
       {"recompute", none,
        [](Config& c) {
          c.train.recompute = {Recompute::full, Recompute::full, Recompute::full};
@@ -224,7 +228,7 @@ TEST_P(PlanCost, AgreesWithARealStep) {
       << memory.activations << ", allocator " << peak;
 }
 
-INSTANTIATE_TEST_SUITE_P(Configs, PlanCost, testing::Range<size_t>(0, 10));
+INSTANTIATE_TEST_SUITE_P(Configs, PlanCost, testing::Range<size_t>(0, cases().size()));
 
 }  // namespace
 }  // namespace fusion

@@ -83,7 +83,7 @@ TEST_F(CheckpointFaults, KilledAtEverySystemCall) {
     const int status = trace(
         [&] {
           save_checkpoint(folder.path(), 2, content, kDigests);
-          prune_checkpoints(folder.path(), 1);
+          prune_checkpoints(folder.path(), {1});
           return 0;
         },
         [&](pid_t child, int64_t number, user_regs_struct&) {
@@ -101,7 +101,7 @@ TEST_F(CheckpointFaults, KilledAtEverySystemCall) {
     olds += newest == 1;
     // The next attempt finds nothing in its way, and what is left over goes.
     save_checkpoint(folder.path(), 2, content, kDigests);
-    prune_checkpoints(folder.path(), 2);
+    prune_checkpoints(folder.path(), {2});
     EXPECT_EQ(checked_newest(folder.path()), 2);
     for (const auto& entry : fs::directory_iterator(folder.path())) EXPECT_EQ(entry.path().filename().string().find(".tmp-"), std::string::npos);
   }

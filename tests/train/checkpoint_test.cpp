@@ -154,7 +154,7 @@ TEST(Checkpoint, NoneLeftIsAnError) {
   save(folder.path(), 1);
   put(folder / "step-00000001/state.json", "{");
   EXPECT_FAILS(newest_checkpoint(folder.path(), kDigests), ExitCode::checkpoint, "step-00000001/state.json: 1 bytes");
-  EXPECT_TRUE(prune_checkpoints(folder.path(), 1).empty());
+  EXPECT_TRUE(prune_checkpoints(folder.path(), {1}).empty());
 }
 
 TEST(Checkpoint, OtherDigestsAreRefused) {
@@ -177,7 +177,7 @@ TEST(Checkpoint, LeftoversDoNotCountAndGo) {
   put(folder / "step-00000002/model.safetensors.tmp-0123456789abcdef", "half");
   put(folder / "latest.tmp-0123456789abcdef", "");
   EXPECT_EQ(newest_step(folder.path()), 1);
-  EXPECT_THAT(prune_checkpoints(folder.path(), 2), ElementsAre("step-00000002", "latest.tmp-0123456789abcdef"));
+  EXPECT_THAT(prune_checkpoints(folder.path(), {2}), ElementsAre("step-00000002", "latest.tmp-0123456789abcdef"));
   EXPECT_THAT(names(folder.path()), ElementsAre("latest", "step-00000001"));
   // A save over leftovers of its own step.
   fs::create_directories(folder / "step-00000003");
@@ -186,16 +186,36 @@ TEST(Checkpoint, LeftoversDoNotCountAndGo) {
   EXPECT_EQ(newest_step(folder.path()), 3);
 }
 
+TEST(Checkpoint, PruneKeepsMultiplesTheBestAndThePinned) {
+  TempFolder folder;
+  const std::map<int64_t, double> losses = {{1, 3.0}, {2, 1.0}, {3, 2.0}, {4, 1.5}, {5, 1.0}, {6, 4.0}, {7, 5.0}, {8, 6.0}};
+  for (const auto& [step, loss] : losses) {
+    CheckpointContent content = content_of(step);
+    content.state["measured"] = {{"step", step == 2 ? 1 : step}, {"figures", {{"loss", loss}, {"exact_match", -loss}}}};  // step 2: measured before
+    save_checkpoint(folder.path(), step, content, kDigests);
+  }
+  pin(folder / "step-00000003", true);
+  std::set<std::string> verified;
+  prune_checkpoints(folder.path(), {.last = 2, .every = 4, .best = KeepBest::loss}, &verified);
+  EXPECT_THAT(names(folder.path()), ElementsAre("latest", "step-00000003", "step-00000004", "step-00000005", "step-00000007", "step-00000008"));
+  EXPECT_THAT(verified, ElementsAre("step-00000007", "step-00000008"));
+  EXPECT_TRUE(is_pinned(folder / "step-00000003"));
+  EXPECT_EQ(verify_checkpoint(folder / "step-00000003"), "");
+  pin(folder / "step-00000003", false);
+  prune_checkpoints(folder.path(), {.last = 1, .best = KeepBest::exact_match});
+  EXPECT_THAT(names(folder.path()), ElementsAre("latest", "step-00000005", "step-00000008"));
+}
+
 TEST(Checkpoint, PruneKeepsTheLastGoodOnes) {
   TempFolder folder;
   for (int64_t step = 1; step <= 5; ++step) save(folder.path(), step);
   put(folder / "step-00000005/state.json", "");
   put(folder / "step-00000003/state.json", "");
-  EXPECT_THAT(prune_checkpoints(folder.path(), 2), ElementsAre("step-00000003", "step-00000001"));
+  EXPECT_THAT(prune_checkpoints(folder.path(), {2}), ElementsAre("step-00000003", "step-00000001"));
   EXPECT_THAT(names(folder.path()), ElementsAre("latest", "step-00000002", "step-00000004", "step-00000005"));
   EXPECT_EQ(newest_step(folder.path()), 4);
   put(folder / "step-00000004/state.json", "");
-  EXPECT_TRUE(prune_checkpoints(folder.path(), 2).empty());
+  EXPECT_TRUE(prune_checkpoints(folder.path(), {2}).empty());
   EXPECT_EQ(newest_step(folder.path()), 2);
 }
 

@@ -15,8 +15,10 @@ FUSION_ENUM(Grouping, none, released)
 FUSION_ENUM(BadSamples, skip, error)
 FUSION_ENUM(TextOnlyVision, zero_image, skip)
 FUSION_ENUM(ResizeOrder, pillow, pillow13)
+FUSION_ENUM(Pack, off, greedy, best_fit)
+FUSION_ENUM(Balance, none, flops)
+FUSION_ENUM(KeepBest, none, loss, exact_match)
 FUSION_ENUM(ScheduleType, cosine, linear, constant)
-FUSION_ENUM(Recompute, none, full)
 FUSION_ENUM(ComputeDtype, fp32, bf16)
 FUSION_ENUM(NonFinite, abort, skip)
 FUSION_ENUM(Device, automatic, cpu, cuda)
@@ -40,19 +42,25 @@ struct StartConfig {
 };
 
 struct DataConfig {
-  std::string mixture, image_folder, quarantine, eval;
+  std::string mixture, image_folder, quarantine, eval, cache;
   int64_t max_length = 4096, workers = 2, prefetch = 4, bad_sample_budget = -1, eval_samples = 0, max_samples = 0;
+  int64_t pack_rows = 4096;
+  double cache_gb = 100;
   int64_t max_pixels = 89'000'000, seed = 0;
   bool shuffle = true, collapse_images = true;
   Grouping group = Grouping::released;
   OverLength over_length = OverLength::cut;
+  Pack pack = Pack::off;
+  Balance balance = Balance::none;
   BadSamples bad_samples = BadSamples::skip;
   TextOnlyVision text_only_vision = TextOnlyVision::zero_image;
   ResizeOrder resize_order = ResizeOrder::pillow;
 
   template <class Visitor>
   void visit(Visitor& v) {
-    v("mixture", mixture, "Mixture YAML, or LLaVA .json or .jsonl files: a.json or {a,b}.json.", v.path());
+    v("mixture", mixture, "Mixture YAML, LLaVA .json or .jsonl files (a.json or {a,b}.json), or shards: .tar, .mds or their folder.", v.path());
+    v("cache", cache, "Folder on a fast disk for copies of shards that lie on a slow one; empty = shards are read where they are.", v.path());
+    v("cache_gb", cache_gb, "Most that all copies in data.cache may take, in GB; only with data.cache.", v.positive());
     v("max_samples", max_samples, "Rows taken of each file of the mixture; 0 = all.", v.at_least(0));
     v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.", v.path());
     v("quarantine", quarantine, "Rows to leave out, as `fusion data check` found them; empty = none.", v.path());
@@ -62,6 +70,9 @@ struct DataConfig {
     v("over_length", over_length, "Longer samples: cut tokens, cut whole turns, or reject.");
     v("group", group, "Batches of like length and modality (released sampler) or plain shuffling (none).");
     v("shuffle", shuffle, "false keeps the mixture's order; needs data.group=none.");
+    v("pack", pack, "Micro-batches of a step: off takes train.micro_batch samples each, greedy and best_fit fill them up to data.pack_rows rows.");
+    v("pack_rows", pack_rows, "Decoder rows of a packed micro-batch, as estimated from the words; a longer sample stands alone.", v.positive());
+    v("balance", balance, "Which samples of a step stand together: flops deals them so that processes have like work at the same time.");
     v("seed", seed, "Seed of the data order and of random:N sampling.", v.at_least(0));
     v("bad_samples", bad_samples, "Unusable samples: skip leaves the slot empty and writes the ledger, error ends the run.");
     v("bad_sample_budget", bad_sample_budget, "Rejected samples allowed per epoch; -1 = the larger of 10 and 0.1 % of the epoch.", v.at_least(-1));
@@ -119,12 +130,14 @@ struct RuleConfig {
 
 struct RecomputeConfig {
   Recompute vision = Recompute::none, decoder = Recompute::none, interaction = Recompute::none;
+  bool offload = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
-    v("vision", vision, "Activations of the tower and projectors: keep (none) or recompute in the backward (full).");
-    v("decoder", decoder, "Activations of the decoder layers: keep (none) or recompute (full).");
-    v("interaction", interaction, "Activations of the interaction layers: keep (none) or recompute (full).");
+    v("vision", vision, "Activations of the tower and projectors: keep (none), make outputs of norms and activation functions again in the backward (norms), or all (full).");
+    v("decoder", decoder, "Activations of the decoder layers: none, norms or full.");
+    v("interaction", interaction, "Activations of the interaction layers: none, norms or full.");
+    v("offload", offload, "What decoder and interaction layers with full keep waits in the host's memory until their backward; needs a GPU.");
   }
 };
 
@@ -160,7 +173,8 @@ struct TrainConfig {
 };
 
 struct CheckpointConfig {
-  int64_t every = 1000, keep = 2;
+  int64_t every = 1000, keep = 2, keep_every = 0;
+  KeepBest keep_best = KeepBest::none;
   std::string resume = "auto";
   bool export_model = true, background = true;
 
@@ -168,6 +182,8 @@ struct CheckpointConfig {
   void visit(Visitor& v) {
     v("every", every, "Optimizer steps between checkpoints; 0 = only at the end.", v.at_least(0));
     v("keep", keep, "Verified checkpoints kept per stage, at least 2.", v.at_least(2));
+    v("keep_every", keep_every, "Checkpoints at multiples of so many steps stay too; 0 = none.", v.at_least(0));
+    v("keep_best", keep_best, "The checkpoint with the best in-loop evaluation stays too: by its loss or its exact_match.");
     v("resume", resume, "auto continues the run folder's newest verified checkpoint, never starts anew and refuses a used folder.",
       v.one_of({"auto", "never"}));
     v("background", background, "Write from a copy while training goes on; false = wait, and save the memory of the copy.");
@@ -177,13 +193,15 @@ struct CheckpointConfig {
 
 struct LogConfig {
   std::string level = "info";
-  int64_t every = 1;
+  int64_t every = 1, snapshots = 0;
   bool tensorboard = false, prometheus = false;
 
   template <class Visitor>
   void visit(Visitor& v) {
     v("level", level, "Least severe message that is shown.", v.one_of({"trace", "debug", "info", "warn", "error", "off"}));
     v("every", every, "Steps between lines on the terminal; metrics.jsonl holds every step.", v.positive());
+    v("snapshots", snapshots, "First samples of data.eval with a picture whose heat maps are drawn at every evaluation, for the report; 0 = none.",
+      v.at_least(0));
     v("tensorboard", tensorboard, "Also write event files for TensorBoard: tb/ in the folder of the stage.");
     v("prometheus", prometheus, "Also keep metrics.prom in the folder of the stage, for Prometheus' textfile collector.");
   }

@@ -26,6 +26,7 @@ FUSION_ENUM(Draw, step, micro_step)
 FUSION_ENUM(Dsm, both, v2t, t2v, none)
 FUSION_ENUM(Average, token, released)
 FUSION_ENUM(ClipRows, released, paper)
+FUSION_ENUM(Recompute, none, norms, full)
 
 struct DecoderConfig {
   DecoderType type = DecoderType::phi3;

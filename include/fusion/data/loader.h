@@ -21,6 +21,7 @@ struct Rejection {
 struct LoadedBatch {
   Batch batch;
   std::vector<Rejection> rejected;
+  bool ends_step = false;  // as planned
 };
 
 /// The result does not depend on the number of threads.
@@ -30,13 +31,17 @@ class Loader {
     SampleOptions sample;
     int64_t workers = 2, prefetch = 4;  // threads; micro-batches in preparation or ready
   };
-  /// `plan(i)` gives the order positions and sample indices of micro-batch i, i = first, first+1, ... until it returns empty optional.
-  /// Called on the thread that calls the constructor and next().
+  /// A place in the epoch's order and the sample there.
   struct Item {
     int64_t position, index;
   };
-  using Plan = std::function<std::optional<std::vector<Item>>(int64_t)>;
-  Loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr<const ConversationEncoder> encoder, Options options, Plan plan, int64_t first);
+  struct Micro {
+    std::vector<Item> items;
+    bool ends_step = false;
+  };
+  /// Each call plans the next micro-batch; empty at the end. Called on the thread that calls the constructor and next().
+  using Plan = std::function<std::optional<Micro>()>;
+  Loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr<const ConversationEncoder> encoder, Options options, Plan plan);
   ~Loader();
   /// The next micro-batch; empty at the end. Throws what a worker threw (only errors that are not the sample's own).
   std::optional<LoadedBatch> next();

@@ -11,8 +11,9 @@ namespace fusion {
 
 struct SourceInfo {
   std::string name, file, content;   // content: hash of the file
-  int64_t available = 0, used = 0;   // rows in the file; places in the mixture, repeats counted
-  int64_t repeat = 1, left_out = 0;  // times that each row comes; chosen rows that data.quarantine lists
+  int64_t available = 0, taken = 0;  // rows in the file; rows that come at all
+  int64_t used = 0;                  // places in the mixture
+  int64_t repeat = 1, left_out = 0;  // as asked; chosen rows that data.quarantine lists
 };
 
 /// All samples of a mixture YAML, or of one .json or .jsonl file, in its order. Rows are parsed on demand from memory-mapped files:
@@ -23,7 +24,9 @@ struct SourceInfo {
 ///     sampling_strategy: first:10%     # all (default) | first:N | end:N | random:N, N also p% (rounded up); random is a function of the seed
 ///     name: captions                   # default: the file's stem
 ///     image_folder: pictures           # relative to this file; default: data.image_folder, else the folder of json_path
+///     filter: picture, words<=300      # only such rows can be taken (data/selection.h)
 ///     repeat: 2                        # the taken rows come that often
+///     weight: 0.3                      # instead of repeat, in all data sets: their shares; the number of places stays that of the rows taken
 ///     max_samples: 1000                # at most that many rows, before repeating; default: no limit
 ///
 /// Anything else is an ExitCode::usage error with file and line; what AnnotationFile throws passes through.
@@ -49,6 +52,8 @@ class Mixture {
   /// Those of all rows.
   std::vector<int32_t> modality_lengths() const;
   const std::vector<SourceInfo>& sources() const;
+  /// A table of them: rows, taken, places, share.
+  std::string table() const;
   /// SHA-256 over names, contents and choices that decide the samples; independent of where the files lie.
   const std::string& digest() const;
 

@@ -20,7 +20,7 @@ struct LoadedModel {
   fs::path folder;
   FolderConfig config;
   std::shared_ptr<const ConversationEncoder> encoder;
-  std::unique_ptr<FusionModel> model;
+  std::shared_ptr<FusionModel> model;
   std::vector<int64_t> stop_ids;  // any of them ends an answer: generation_config's, the template's, the tokenizer's
 
   const Tokenizer& tokenizer() const { return encoder->tokenizer(); }

@@ -29,7 +29,7 @@ class Tower {
   /// Hidden states hs[0..] of all sequences, as many as the connector reads. `tiles` as in Batch, `text` [valid text (+ pad row), C] or undefined.
   /// hs[i] has pad rows while early layers may read them (i < early_layers).
   std::vector<at::Tensor> forward(Tape& tape, std::shared_ptr<const TowerLayout> layout, const at::Tensor& tiles, const at::Tensor& text,
-                                  bool recompute, const Probe* probe) const;
+                                  Recompute recompute, const Probe* probe) const;
 
   /// Connector input of the projector [features, 2C or 3C]: class tokens and pad rows dropped.
   at::Tensor connect(const TowerLayout& layout, const std::vector<at::Tensor>& states) const;

@@ -54,7 +54,10 @@ struct Projector {
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, bool causal);
 
 /// The same inside segments of any length, q, k and v side by side: qkv [R, heads + 2 kv heads, size], segment s is rows offsets[s] to
-/// offsets[s + 1]. Returns [R, heads * size].
+/// offsets[s + 1]. Returns [R, heads * size]. 16-bit types on a GPU go through one flash call for all segments.
 at::Tensor attend_segments(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal);
+
+/// attend_segments() by ATen's flash operator for segments of unequal length, which exists for 16-bit types on GPUs.
+at::Tensor attend_varlen(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal);
 
 }  // namespace fusion

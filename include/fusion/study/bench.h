@@ -4,6 +4,8 @@
 #include "fusion/base/json.h"
 #include "fusion/config/config.h"
 
+#include <c10/core/ScalarType.h>
+
 namespace fusion {
 
 struct BenchOptions {
@@ -11,6 +13,8 @@ struct BenchOptions {
   int threads = 1;
   int64_t steps = 5;  // timed, after one warm-up step
   Recompute recompute = Recompute::none;
+  at::ScalarType dtype = at::kFloat;  // compute dtype
+  Device device = Device::cpu;
 };
 
 struct Spread {
@@ -20,7 +24,7 @@ struct Spread {
 struct BenchResult {
   Spread step, forward, backward, optimizer;  // seconds
   double samples_per_second = 0;
-  double peak_mb = 0;          // VmHWM of the process
+  double peak_mb = 0;          // VmHWM of the process; on a GPU what its allocator handed out at most
   std::vector<double> losses;  // before each update, warm-up included
   std::string cpu;             // instruction set that ATen uses
 };

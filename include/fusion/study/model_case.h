@@ -14,6 +14,7 @@ struct ModelCase {
   fs::path folder;
   ModelConfig config;
   at::ScalarType dtype = at::kFloat;  // compute dtype; the masters are fp32 in any case
+  c10::Device device = c10::kCPU;
   std::string name() const { return folder.filename().string(); }
 
   /// Reads the two config files below `folder`.

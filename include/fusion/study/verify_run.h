@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fusion/base/json.h"
+#include "fusion/config/config.h"
 #include "fusion/study/verify.h"
 
 #include <c10/core/ScalarType.h>
@@ -20,8 +21,9 @@ std::vector<VerifyTask> find_cases(const fs::path& folder);
 struct VerifyOptions {
   fs::path tokenizers;                // of the text cases; empty = data/tokenizers beside the reference data
   at::ScalarType dtype = at::kFloat;  // compute dtype of models; bf16 has limits of its own (docs/benchmarks.md)
+  Device device = Device::cpu;        // of models
 };
-/// Kinds without a model are skipped in bf16.
+/// Kinds without a model are skipped in bf16 and on a GPU. Throws a usage error when there is no such device.
 VerifyReport run_case(const VerifyTask& task, const VerifyOptions& options);
 
 /// Runs each task in a process of its own (this program with `verify PATH --json --jobs 0`), `jobs` at a time.

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "fusion/base/json.h"
+#include "fusion/config/config.h"
 #include "fusion/dist/communicator.h"
 #include "fusion/model/io/weights.h"
 
@@ -17,6 +18,7 @@
 #include <exception>
 #include <functional>
 #include <optional>
+#include <set>
 #include <thread>
 
 namespace fusion {
@@ -115,10 +117,20 @@ std::optional<LoadedCheckpoint> newest_checkpoint(const fs::path& checkpoints, c
 /// The same without comparing what it belongs to (inference, `fusion ckpt`).
 std::optional<LoadedCheckpoint> newest_checkpoint(const fs::path& checkpoints);
 
-/// Deletes all but the newest `keep` (at least 1) verified checkpoints, and everything unfinished or damaged that is older than the newest verified
-/// one. Reads the checkpoints that are kept in full. Without a verified one nothing finished is deleted. Returns the names of what is gone.
-/// Not while a save is under way.
-std::vector<std::string> prune_checkpoints(const fs::path& checkpoints, int64_t keep);
+/// Which checkpoints stay, besides pinned ones.
+struct KeepPolicy {
+  int64_t last = 2;                // the newest verified ones, at least 1
+  int64_t every = 0;               // those of steps that it divides; 0 = none
+  KeepBest best = KeepBest::none;  // the one whose step was evaluated best
+};
+/// Deletes what the policy does not keep, and everything unfinished that is older than the newest verified checkpoint. Reads the newest ones in full,
+/// but for those in `verified`, to which it adds. Without a verified one nothing finished is deleted. Returns the names of what is gone. Not while a
+/// save is under way.
+std::vector<std::string> prune_checkpoints(const fs::path& checkpoints, const KeepPolicy& policy, std::set<std::string>* verified = nullptr);
+
+/// A pinned checkpoint stays until it is unpinned.
+bool is_pinned(const fs::path& checkpoint);
+void pin(const fs::path& checkpoint, bool on);
 
 /// One folder, as `fusion ckpt list` shows it.
 struct CheckpointInfo {

@@ -15,6 +15,7 @@ struct TrainState {
   int64_t samples = 0;         // trained on, over all ranks
   int64_t tokens = 0;          // supervised tokens trained on
   Json evaluation;             // figures of the evaluation at the end of the stage; null until it is done, {} without data.eval
+  Json measured;               // the last in-loop evaluation: its step and figures; null before the first
   uint64_t metrics_bytes = 0;  // sizes of the files as of this state: what was written later is dropped on resume
   uint64_t ledger_bytes = 0;
 

@@ -15,6 +15,8 @@ struct StageFolder {
 
   fs::path metrics() const { return root / "metrics.jsonl"; }
   fs::path ledger() const { return root / "ledger.jsonl"; }
+  /// step-00000100/sample-00.png, ... (log.snapshots).
+  fs::path snapshots() const { return root / "snapshots"; }
   fs::path checkpoints() const { return root / "checkpoints"; }
   fs::path export_folder() const { return root / "export"; }
   /// Written last: the stage is complete. Holds its final figures.

@@ -11,6 +11,9 @@ namespace fusion {
 /// Throws a usage error when runtime.device asks for a GPU that is not there.
 c10::Device setup_runtime(const RuntimeConfig& config, int64_t local_rank = 0, int64_t local_world = 1);
 
+/// The GPU of a place on its node, or the CPU. Throws a usage error when a GPU is asked for that is not there.
+c10::Device find_device(Device wanted, int64_t local_rank);
+
 /// Memory of the process (CPU) or of the device's allocator (GPU), in bytes.
 int64_t memory_in_use(c10::Device device);
 

@@ -54,7 +54,8 @@ class StepEngine {
   const Schedule& schedule_;
   const Config& config_;
   Communicator& comm_;
-  at::Tensor averages_;  // fp64 [6] on the device: ce, v2t, t2v; samples; upper and lower half of the trace. Read once per step
+  std::unique_ptr<CopyLane> copies_;  // with train.recompute.offload
+  at::Tensor averages_;               // fp64 [6] on the device: ce, v2t, t2v; samples; upper and lower half of the trace. Read once per step
 };
 
 }  // namespace fusion

@@ -3,6 +3,7 @@
 
 #include "fusion/data/ledger.h"
 #include "fusion/infer/evaluate.h"
+#include "fusion/infer/session.h"
 #include "fusion/train/build.h"
 #include "fusion/train/checkpoint.h"
 #include "fusion/train/observer.h"
@@ -12,6 +13,9 @@
 
 namespace fusion {
 
+/// Draws what a model looks at, for the first `samples` rows of `held_out`, into a folder.
+using DrawSnapshots = std::function<void(const LoadedModel& model, const Mixture& held_out, int64_t samples, const fs::path& folder)>;
+
 struct StageJob {
   std::string title;  // "stage2 (3/3)"
   Config config;
@@ -20,6 +24,7 @@ struct StageJob {
   std::optional<StageFolder> previous;  // stage whose weights this one starts from
   std::string config_digest;
   c10::Device device = c10::kCPU;
+  DrawSnapshots snapshots;  // may be empty
 };
 
 class Trainer {
@@ -45,6 +50,7 @@ class Trainer {
   void settle_rejections();
   void periodic(bool save_now);
   Json evaluate();
+  void draw_snapshots() const;
   CheckpointContent content();
   void begin_save(bool background);
   void commit_save();
@@ -80,6 +86,7 @@ class Trainer {
   MetricsFile* metrics_ = nullptr;  // one of the observers
   std::vector<std::unique_ptr<Observer>> observers_;
   int64_t failed_saves_ = 0;
+  std::set<std::string> verified_;  // checkpoints that this process has read in full
 };
 
 }  // namespace fusion
