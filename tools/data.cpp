@@ -33,7 +33,7 @@ struct StageData {
  private:
   StageData(const Stage& stage, const Origins& origins, const std::shared_ptr<const Tokenizer>& tokenizer)
       : mixture(stage.config.data.mixture, stage.config.data.image_folder, stage.config.data.seed, stage.config.data.max_samples,
-                stage.config.data.quarantine),
+                stage.config.data.quarantine, cache_options(stage.config.data)),
         encoder(tokenizer, stage.config.model.chat_template),
         samples(stage_samples(stage.config.data, stage_model(stage.config, origins, *tokenizer))) {}
 };
@@ -137,7 +137,7 @@ void add_show(CLI::App& data) {
                text.supervised, text.turn_ends.size(), log::printable(encoder.tokenizer().decode(text.instruct)));
     if (arguments->tiles.empty()) return;
     FUSION_CHECK(!sample.image.empty(), "data: row {} has no picture for --tiles", arguments->index);
-    write_file(arguments->tiles, encode_png(show_tiles(load_tiles(sample.image, arguments->samples), arguments->samples.image_size)));
+    write_file(arguments->tiles, encode_png(show_tiles(load_tiles(sample, arguments->samples), arguments->samples.image_size)));
   });
 }
 

@@ -37,6 +37,7 @@ constexpr Rule kRules[] = {
     {"loss.dsm", "tune.enabled", [](const Config& c) { return !c.tune.enabled && c.loss.dsm == Dsm::v2t; },
      "without text in the tower the v2t loss has no rows"},
     {"data.eval_samples train.eval_every", "data.eval", [](const Config& c) { return c.data.eval.empty(); }, "there is no held-out file"},
+    {"data.cache_gb", "data.cache", [](const Config& c) { return c.data.cache.empty(); }, "nothing is copied"},
     {"data.bad_sample_budget", "data.bad_samples", [](const Config& c) { return c.data.bad_samples == BadSamples::error; },
      "the first bad sample ends the run"},
     {"schedule.warmup_ratio", "schedule.warmup_steps", [](const Config& c) { return c.schedule.warmup_steps >= 0; }, "warm-up is given in steps"},

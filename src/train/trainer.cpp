@@ -78,7 +78,7 @@ void Trainer::build_data() {
   tokenizer_ = stage_tokenizer(config_.model);
   encoder_ = std::make_shared<ConversationEncoder>(tokenizer_, config_.model.chat_template);
   mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples,
-                                       config_.data.quarantine);
+                                       config_.data.quarantine, cache_options(config_.data));
   if (!config_.data.eval.empty()) held_out_ = std::make_shared<Mixture>(config_.data.eval, config_.data.image_folder, config_.data.seed);
   plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size(), comm_.rank(), comm_.world());
   schedule_ = std::make_unique<Schedule>(config_.schedule, plan_->steps());
