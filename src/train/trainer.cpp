@@ -74,7 +74,7 @@ Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_
 Trainer::~Trainer() = default;
 
 void Trainer::build_data() {
-  FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
+  FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML, a LLaVA .json or .jsonl file, or shards");
   tokenizer_ = stage_tokenizer(config_.model);
   encoder_ = std::make_shared<ConversationEncoder>(tokenizer_, config_.model.chat_template);
   mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples,
