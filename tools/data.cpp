@@ -1,4 +1,4 @@
-#include "tools.h"
+#include "data_commands.h"
 
 #include "fusion/base/log.h"
 #include "fusion/base/thread_pool.h"
@@ -17,12 +17,6 @@
 namespace fusion::tools {
 namespace {
 
-Recipe load_words(const std::vector<std::string>& words) {
-  std::vector<std::string> files, overrides;
-  for (const std::string& word : words) (is_override(word) ? overrides : files).push_back(word);
-  return load_recipe(files, overrides, Missing::keep);
-}
-
 /// What a stage reads its samples with.
 struct StageData {
   Mixture mixture;
@@ -35,7 +29,7 @@ struct StageData {
  private:
   StageData(const Stage& stage, const Origins& origins, const std::shared_ptr<const Tokenizer>& tokenizer)
       : mixture(stage.config.data.mixture, stage.config.data.image_folder, stage.config.data.seed, stage.config.data.max_samples,
-                stage.config.data.quarantine),
+                stage.config.data.quarantine, cache_options(stage.config.data)),
         encoder(tokenizer, stage.config.model.chat_template),
         model(stage_model(stage.config, origins, *tokenizer)),
         samples(stage_samples(stage.config.data, model)) {}
@@ -68,7 +62,7 @@ void add_tokenizer(CLI::App& data) {
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = data.add_subcommand("tokenizer", "Train a SentencePiece tokenizer of the Phi kind on the texts of LLaVA files.");
-  command->add_option("files", arguments->files, "LLaVA .json or .jsonl files")->required();
+  command->add_option("files", arguments->files, "LLaVA .json or .jsonl files, or shards")->required();
   command->add_option("--out", arguments->out, "Folder to write")->required();
   command->add_option("--vocabulary", arguments->vocabulary, "Most pieces")->capture_default_str();
   command->callback([arguments] { train_tokenizer({arguments->files.begin(), arguments->files.end()}, arguments->vocabulary, arguments->out); });
@@ -94,7 +88,7 @@ void add_check(CLI::App& data, ExitCode& code) {
                  recipe.stages.size());
     for (size_t i = 0; i < recipe.stages.size(); ++i) {
       const Stage& stage = recipe.stages[i];
-      FUSION_CHECK(!stage.config.data.mixture.empty(), "data: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
+      FUSION_CHECK(!stage.config.data.mixture.empty(), "data: data.mixture is empty; name a mixture YAML, a LLaVA .json or .jsonl file, or shards");
       if (recipe.stages.size() > 1) fmt::print("{}\n", stage.name);
       const StageData read(stage, recipe.origins[i]);
       const CheckOptions options{read.samples, !arguments->no_pictures, arguments->threads};
@@ -148,7 +142,7 @@ void add_show(CLI::App& data) {
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = data.add_subcommand("show", "Print a row as the model reads it: supervised text in green, question ends marked.");
-  command->add_option("file", arguments->file, "LLaVA .json or .jsonl file, or a mixture YAML")->required()->check(CLI::ExistingFile);
+  command->add_option("file", arguments->file, "LLaVA .json or .jsonl file, shards, or a mixture YAML")->required();
   command->add_option("index", arguments->index, "Row, counted from 0")->required()->check(CLI::NonNegativeNumber);
   command->add_option("--tokenizer", arguments->tokenizer, "Folder of the tokenizer")->required()->check(CLI::ExistingDirectory);
   command->add_option("--template", arguments->chat_template, "Chat template")
@@ -170,7 +164,7 @@ void add_show(CLI::App& data) {
                text.supervised, text.turn_ends.size(), log::printable(encoder.tokenizer().decode(text.instruct)));
     if (arguments->tiles.empty()) return;
     FUSION_CHECK(!sample.image.empty(), "data: row {} has no picture for --tiles", arguments->index);
-    write_file(arguments->tiles, encode_png(show_tiles(load_tiles(sample.image, arguments->samples), arguments->samples.image_size)));
+    write_file(arguments->tiles, encode_png(show_tiles(load_tiles(sample, arguments->samples), arguments->samples.image_size)));
   });
 }
 
@@ -188,8 +182,14 @@ void add_audit(CLI::App& data, ExitCode& code) {
 
 }  // namespace
 
+Recipe load_words(const std::vector<std::string>& words) {
+  std::vector<std::string> files, overrides;
+  for (const std::string& word : words) (is_override(word) ? overrides : files).push_back(word);
+  return load_recipe(files, overrides, Missing::keep);
+}
+
 void add_data(CLI::App& app, ExitCode& code) {
-  CLI::App* data = app.add_subcommand("data", "Check, audit and make data sets, make tokenizers.");
+  CLI::App* data = app.add_subcommand("data", "Check, audit, pack, convert and make data sets, make tokenizers.");
   data->require_subcommand(1);
   add_synth(*data);
   add_tokenizer(*data);
@@ -197,6 +197,8 @@ void add_data(CLI::App& app, ExitCode& code) {
   add_stats(*data);
   add_show(*data);
   add_audit(*data, code);
+  add_pack(*data);
+  add_convert_rows(*data, code);
 }
 
 }  // namespace fusion::tools

@@ -43,7 +43,7 @@ void eval(const EvalArguments& arguments) {
 void add_eval(CLI::App& app, ExitCode&) {
   auto arguments = std::make_shared<EvalArguments>();
   CLI::App* command = app.add_subcommand("eval", "Loss and exact match over a LLaVA file: the figures of the evaluation during training.");
-  command->add_option("--data", arguments->data, "LLaVA .json or .jsonl file, or a mixture YAML")->required()->check(CLI::ExistingFile);
+  command->add_option("--data", arguments->data, "LLaVA .json or .jsonl file, shards, or a mixture YAML")->required();
   command->add_option("--image-folder", arguments->image_folder, "Root of relative picture paths; default: the folder of --data")
       ->check(CLI::ExistingDirectory);
   command->add_option("--samples", arguments->options.samples, "First samples that are used; 0 = all")

@@ -75,7 +75,7 @@ void add_generate(CLI::App& app, ExitCode&) {
   command->add_option("questions", arguments->questions, "Questions of one conversation, in order");
   CLI::Option* image =
       command->add_option("--image", arguments->image, "Picture; without it the questions are about text alone")->check(CLI::ExistingFile);
-  CLI::Option* data = command->add_option("--data", arguments->data, "LLaVA .json or .jsonl file, or a mixture YAML")->check(CLI::ExistingFile);
+  CLI::Option* data = command->add_option("--data", arguments->data, "LLaVA .json or .jsonl file, shards, or a mixture YAML");
   CLI::Option* out = command->add_option("--out", arguments->out, "File for one JSON line per question: id, question, answer, expected, complete");
   data->excludes(image)->needs(out);
   out->needs(data);

@@ -166,6 +166,13 @@ MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::will_need(uint64_t begin, uint64_t end) const {
+  static const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  end = std::min(end, size_);
+  begin = begin / page * page;
+  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_WILLNEED);  // a hint: it may fail
+}
+
 std::string sha256_file(const fs::path& path) { return sha256_file(path, 0, UINT64_MAX); }
 
 std::string sha256_file(const fs::path& path, uint64_t begin, uint64_t end) {
@@ -357,5 +364,24 @@ FileLock::FileLock(const fs::path& path) {
 }
 
 FileLock::~FileLock() { ::close(fd_); }
+
+UseLock::UseLock(const fs::path& path) {
+  Descriptor file(open_regular(path));
+  int locked;
+  do locked = ::flock(file.get(), LOCK_SH);
+  while (locked != 0 && errno == EINTR);
+  if (locked != 0) io_error("lock", path);
+  fd_ = file.release();
+}
+
+UseLock::~UseLock() { ::close(fd_); }
+
+bool remove_unused(const fs::path& path) {
+  const Descriptor file(open_file(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW));
+  if (file.get() < 0) return errno == ENOENT;
+  return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0 && ::unlink(path.c_str()) == 0;
+}
+
+void touch(const fs::path& path) { ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
 
 }  // namespace fusion

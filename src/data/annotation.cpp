@@ -1,12 +1,16 @@
 #include "fusion/data/annotation.h"
 
 #include "fusion/base/log.h"
+#include "fusion/base/thread_pool.h"
+#include "fusion/data/source_files.h"
 #include "fusion/text/unicode.h"  // is_space, next_code_point
 
-#include "row_split.h"
+#include "content_hash.h"
+#include "row_format.h"
 
 #include <simdjson.h>
 
+#include <algorithm>
 #include <array>
 
 namespace fusion {
@@ -122,11 +126,20 @@ bool read_turns(const Row& row, const Take& take) {
   return system;
 }
 
+/// The picture that a row of a shard means; null = text only.
+const StoredRow::Member* stored_picture(const Row& row, const StoredRow& stored) {
+  if (!row.has_image) return stored.only_picture();
+  const std::string image = image_path(row);
+  return image.empty() ? nullptr : &stored.picture(image, 0, 1);
+}
+
 /// Words of all turns, negative without a picture; a row that cannot be read counts as one word of text.
-int32_t row_length(std::string_view text) {
+int32_t row_length(const RowFormat& format, std::string_view text, uint64_t begin, uint64_t end) {
   try {
-    const Row row = read_row(parse_row(text));
-    const bool picture = !image_path(row).empty();
+    StoredRow stored;
+    format.read(text, begin, end, stored);
+    const Row row = read_row(parse_row(stored.text));
+    const bool picture = !image_path(row).empty() || (!row.has_image && stored.only_picture());
     int64_t words = 0;
     read_turns(row, [&](const TurnView& turn) { words += count_words(turn.value); });
     words = std::max<int64_t>(words, 1);
@@ -170,45 +183,138 @@ int64_t count_words(std::string_view text) {
   return words;
 }
 
-AnnotationFile::AnnotationFile(const fs::path& path, uint64_t kept_bytes) : path_(path), lines_(path.extension() == ".jsonl") {
-  if (!lines_ && path.extension() != ".json")
-    fail(ExitCode::usage, "data: {}: samples come in .json (an array) or .jsonl (one per line) files, not '{}'", path.string(),
-         path.extension().string());
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) fail(ExitCode::usage, "data: {}: no such file", path.string());
-  file_ = MappedFile(path);
-  index_ = RowIndex::open(path, file_.text(), row_length, kept_bytes);
+struct AnnotationFile::Part {
+  fs::path path;
+  std::shared_ptr<const MappedFile> file;
+  std::unique_ptr<const RowFormat> format;
+  RowIndex index;
+  std::shared_ptr<CachedShard> cached;  // null without a cache
+
+  std::shared_ptr<const MappedFile> open() const {
+    if (cached)
+      if (auto copy = cached->copy()) return copy;
+    return file;
+  }
+};
+
+struct AnnotationFile::Place {
+  const Part& part;
+  int64_t row;  // in its part
+  void read(std::string_view text, StoredRow& stored) const { part.format->read(text, part.index.begin(row), part.index.end(row), stored); }
+};
+
+AnnotationFile::~AnnotationFile() = default;
+AnnotationFile::AnnotationFile(AnnotationFile&&) noexcept = default;
+
+AnnotationFile::AnnotationFile(const fs::path& path, uint64_t kept_bytes, std::shared_ptr<ShardCache> cache) : path_(path) {
+  const std::vector<SourceFile> files = source_files(path);
+  uint64_t bytes = 0;
+  for (const SourceFile& file : files) {
+    auto part = std::make_unique<Part>();
+    part->path = file.path;
+    part->file = std::make_shared<MappedFile>(file.path);
+    if (file.bytes && *file.bytes != part->file->size())
+      fail(ExitCode::data, "data: {}: {} bytes, index.json lists {}; the shard is cut off or another one", file.path.string(), part->file->size(),
+           *file.bytes);
+    bytes += part->file->size();
+    parts_.push_back(std::move(part));
+  }
+  const uint64_t kept = bytes >= kept_bytes ? 0 : UINT64_MAX;
+  parallel_for(static_cast<int64_t>(files.size()), available_cores(), [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      Part& part = *parts_[i];
+      const std::string_view text = part.file->text();
+      part.format = row_format(part.path, text);
+      const auto length = [&](uint64_t first, uint64_t last) { return row_length(*part.format, text, first, last); };
+      part.index = RowIndex::open(part.path, text, *part.format, length, kept);
+      if (!files[i].content.empty() && files[i].content != part.index.content_hash())
+        fail(ExitCode::data, "data: {}: its content is not the one that index.json lists; it is damaged or another one", part.path.string());
+      if (files[i].rows && *files[i].rows != part.index.size())
+        fail(ExitCode::data, "data: {}: {} samples, index.json lists {}", part.path.string(), part.index.size(), *files[i].rows);
+    }
+  });
+  std::string hashes;
+  for (const auto& part : parts_) {
+    hashes += part->index.content_hash();
+    ends_.push_back(size() + part->index.size());
+    if (cache && part->format->shard()) part->cached = cache->add(part->path, part->index.content_hash(), part->file);
+  }
+  content_hash_ = parts_.size() == 1 ? hashes : fusion::content_hash(hashes);
 }
 
-std::string_view AnnotationFile::row(int64_t index) const {
-  std::string_view text = file_.text().substr(index_.begin(index), index_.end(index) - index_.begin(index));
-  auto trim = [&] {
-    while (!text.empty() && is_json_space(text.back())) text.remove_suffix(1);
-  };
-  trim();
-  if (!lines_ && index + 1 < size()) {  // the comma
-    text.remove_suffix(1);
-    trim();
-  }
-  return text;
+AnnotationFile::Place AnnotationFile::place_of(int64_t index) const {
+  if (index < 0 || index >= size()) fail(ExitCode::failure, "data: row {} of {}, which has {}", index, path_.string(), size());
+  const auto part = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), index) - ends_.begin());
+  return {*parts_[part], index - (part ? ends_[part - 1] : 0)};
+}
+
+bool AnnotationFile::shards() const { return !parts_.empty() && parts_.front()->format->shard(); }
+
+int32_t AnnotationFile::modality_length(int64_t index) const {
+  const Place at = place_of(index);
+  return at.part.index.length(at.row);
+}
+
+void AnnotationFile::will_need(int64_t index) const {
+  const Place at = place_of(index);
+  if (!at.part.format->shard() || (at.part.cached && at.part.cached->want())) return;
+  at.part.file->will_need(at.part.index.begin(at.row), at.part.index.end(at.row));
+}
+
+std::string AnnotationFile::row(int64_t index) const {
+  const Place at = place_of(index);
+  const auto file = at.part.open();
+  StoredRow stored;
+  at.read(file->text(), stored);
+  return std::string(stored.text);
+}
+
+std::optional<NamedPicture> AnnotationFile::picture(int64_t index, std::string_view image, size_t place, size_t count) const {
+  const Place at = place_of(index);
+  const auto file = at.part.open();
+  StoredRow stored;
+  at.read(file->text(), stored);
+  const auto* found = count == 0 ? stored.only_picture() : &stored.picture(image, place, count);
+  if (!found) return std::nullopt;
+  return NamedPicture{found->name, {file, std::as_bytes(std::span(found->bytes))}};
 }
 
 std::string AnnotationFile::where(int64_t index) const {
-  return lines_ ? fmt::format("{}:{}", path_.string(), index + 1) : fmt::format("{}[{}]", path_.string(), index);
+  const Place at = place_of(index);
+  if (at.part.format->shard()) {
+    try {
+      const auto file = at.part.open();
+      StoredRow stored;
+      at.read(file->text(), stored);
+      if (!stored.key.empty()) return fmt::format("{}: sample {}", at.part.path.string(), log::printable(stored.key));
+    } catch (const Error&) {  // its place must do
+    }
+  }
+  return at.part.path.extension() == ".jsonl" ? fmt::format("{}:{}", at.part.path.string(), at.row + 1)
+                                              : fmt::format("{}[{}]", at.part.path.string(), at.row);
 }
 
 Sample AnnotationFile::sample(int64_t index) const {
+  const Place at = place_of(index);
   Sample sample;
   sample.id = fmt::format("{}#{}", path_.stem().string(), index);
   sample.where = where(index);
+  const auto file = at.part.open();
+  StoredRow stored;
   try {
-    const Row row = read_row(parse_row(this->row(index)));
+    at.read(file->text(), stored);
+    const Row row = read_row(parse_row(stored.text));
     if (std::string id = id_text(row); !id.empty()) sample.id = std::move(id);
-    sample.image = image_path(row);
+    if (!at.part.format->shard()) {
+      sample.image = image_path(row);
+    } else if (const auto* picture = stored_picture(row, stored)) {
+      sample.image = fmt::format("{}: {}", at.part.path.string(), log::printable(picture->name));
+      sample.stored = StoredPicture{file, std::as_bytes(std::span(picture->bytes))};
+    }
     if (read_turns(row, [&](const TurnView& turn) { sample.turns.push_back({std::string(turn.from), std::string(turn.value)}); }))
       log::warn_once(fmt::format("data: {}: system turns are left out; the chat template has its own", path_.string()));
   } catch (const Error& error) {
-    if (std::string id = id_of_broken(row(index)); !id.empty()) sample.id = std::move(id);
+    if (std::string id = id_of_broken(stored.text); !id.empty()) sample.id = std::move(id);
     throw BadSample(sample, error.what());
   }
   return sample;

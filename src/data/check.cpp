@@ -23,6 +23,7 @@ struct Look {
 
 uint64_t content_of(const Sample& sample) {
   std::string text = sample.image;
+  if (sample.stored) text = std::to_string(XXH3_64bits(sample.stored->bytes.data(), sample.stored->bytes.size()));
   for (const Turn& turn : sample.turns) text.append(1, '\0').append(turn.from).append(1, '\0').append(turn.value);
   return std::max<uint64_t>(1, XXH3_64bits(text.data(), text.size()));
 }
@@ -39,7 +40,7 @@ Look look_at(const Mixture& mixture, int64_t index, const ConversationEncoder& e
     std::error_code ignored;
     if (options.pictures)
       check_picture(sample, options.sample);
-    else if (!fs::is_regular_file(sample.image, ignored))
+    else if (!sample.stored && !fs::is_regular_file(sample.image, ignored))
       throw BadSample(sample, fmt::format("image: {}: no such file", sample.image));
   } catch (const BadSample& bad) {
     look.bad = BadRow{static_cast<size_t>(mixture.source(index)), mixture.row(index), bad.id, bad.where, bad.reason};
@@ -47,21 +48,10 @@ Look look_at(const Mixture& mixture, int64_t index, const ConversationEncoder& e
   return look;
 }
 
-/// Places of the mixture at which a row stands for the first time.
-std::vector<int64_t> first_places(const Mixture& mixture) {
-  std::vector<int64_t> places;
-  int64_t begin = 0;
-  for (const SourceInfo& source : mixture.sources()) {
-    for (int64_t i = 0; i < std::min(source.used, source.taken); ++i) places.push_back(begin + i);  // each row once
-    begin += source.used;
-  }
-  return places;
-}
-
 }  // namespace
 
 DataCheck check_data(const Mixture& mixture, const ConversationEncoder& encoder, const CheckOptions& options) {
-  const std::vector<int64_t> places = first_places(mixture);
+  const std::vector<int64_t> places = mixture.first_places();
   std::vector<Look> looks(places.size());
   Progress progress("check", "rows", static_cast<int64_t>(places.size()));
   std::atomic<size_t> next{0};

@@ -81,6 +81,7 @@ struct Loader::State {
       if (ended) return;
       auto work = std::make_shared<Work>(std::move(*micro));
       pending.push_back(work);
+      for (const Item& item : work->items) mixture->will_need(item.index);
       if (work->items.empty()) finish(*work);
       for (size_t i = 0; i < work->items.size(); ++i) {
         pool->run([this, work, i] {

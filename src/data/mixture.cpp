@@ -6,6 +6,7 @@
 #include "fusion/data/annotation.h"
 #include "fusion/data/quarantine.h"
 #include "fusion/data/selection.h"
+#include "fusion/data/source_files.h"
 
 #include <algorithm>
 #include <map>
@@ -21,7 +22,7 @@ struct DataSet {
 
   template <class Visitor>
   void visit(Visitor& v) {
-    v("json_path", json_path, "LLaVA .json or .jsonl file; {x,y} names several.", v.path());
+    v("json_path", json_path, "LLaVA .json or .jsonl file, .tar or .mds shards {000..011}, or their folder; {x,y} names several.", v.path());
     v("sampling_strategy", sampling_strategy, "all, first:N, end:N or random:N; N also as p%.");
     v("filter", filter, "Rows that can be taken: picture or text, words>=N, words<=N; conditions with commas between all hold.");
     v("name", name, "Name in messages and in the ledger; empty = the file's stem.");
@@ -50,12 +51,17 @@ struct Entry {
   double weight = 0;
 };
 
-/// "a/{x,y}.json" -> {"a/x.json", "a/y.json"}; braces may occur several times, not inside each other.
+/// "a/{x,y}.json" -> {"a/x.json", "a/y.json"}; braces may occur several times, not inside each other. A range {0..9} stays: it is one data set.
 std::vector<std::string> expand_braces(const std::string& text) {
   const auto open = text.find('{');
   const auto close = text.find('}', open);
   if (open == std::string::npos || close == std::string::npos) return {text};
   std::vector<std::string> out;
+  if (const std::string_view inside = std::string_view(text).substr(open, close - open);
+      inside.find("..") != std::string_view::npos && inside.find(',') == std::string_view::npos) {
+    for (const std::string& rest : expand_braces(text.substr(close + 1))) out.push_back(text.substr(0, close + 1) + rest);
+    return out;
+  }
   for (size_t at = open + 1; at <= close;) {
     const size_t comma = std::min(text.find(',', at), close);
     for (const std::string& rest : expand_braces(text.substr(close + 1))) out.push_back(text.substr(0, open) + text.substr(at, comma - at) + rest);
@@ -67,10 +73,11 @@ std::vector<std::string> expand_braces(const std::string& text) {
 std::vector<Entry> read_entries(const fs::path& path, const std::string& image_folder) {
   std::vector<Entry> entries;
   auto add = [&](const DataSet& set, const std::string& where) {
-    for (const fs::path file : expand_braces(set.json_path)) {
+    for (fs::path file : expand_braces(set.json_path)) {
+      if (!file.has_filename()) file = file.parent_path();  // a folder with a slash behind it
       fs::path images = set.image_folder.empty() ? image_folder : set.image_folder;
       if (images.empty()) images = file.parent_path();
-      entries.push_back({file, std::move(images), set.name.empty() ? file.stem().string() : set.name,
+      entries.push_back({file, std::move(images), set.name.empty() ? source_name(file) : set.name,
                          SelectionRule{set.sampling_strategy, set.filter, set.max_samples, where}, set.repeat, set.weight});
     }
   };
@@ -107,7 +114,8 @@ struct Mixture::State {
   };
 
   std::vector<Part> parts;
-  std::vector<int64_t> ends;  // place after the last one of each part
+  std::shared_ptr<ShardCache> cache;  // null without one
+  std::vector<int64_t> ends;          // place after the last one of each part
   std::vector<SourceInfo> sources;
   std::string digest;
 
@@ -120,15 +128,17 @@ struct Mixture::State {
   }
 };
 
-Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples, const fs::path& quarantine)
+Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples, const fs::path& quarantine,
+                 const CacheOptions& cache)
     : state_(std::make_unique<State>()) {
   std::vector<Entry> entries = read_entries(path, image_folder);
   for (Entry& entry : entries)
     if (int64_t& limit = entry.rule.max_samples; max_samples > 0) limit = limit > 0 ? std::min(limit, max_samples) : max_samples;
 
+  if (!cache.folder.empty()) state_->cache = std::make_shared<ShardCache>(cache.folder, cache.bytes);
   std::map<fs::path, std::shared_ptr<const AnnotationFile>> files;
   for (const Entry& entry : entries)
-    if (auto& file = files[entry.file]; !file) file = std::make_shared<AnnotationFile>(entry.file);
+    if (auto& file = files[entry.file]; !file) file = std::make_shared<AnnotationFile>(entry.file, RowIndex::kKeptBytes, state_->cache);
 
   const Quarantine bad_rows = quarantine.empty() ? Quarantine() : Quarantine(quarantine);
   std::string decisive;
@@ -184,13 +194,34 @@ Sample Mixture::sample(int64_t index) const {
   const auto [part, row] = state_->place(index);
   Sample sample = state_->parts[part].file->sample(row);
   sample.source = static_cast<int32_t>(part);
-  if (!sample.image.empty()) sample.image = (state_->parts[part].image_folder / sample.image).string();
+  if (!sample.image.empty() && !sample.stored) sample.image = (state_->parts[part].image_folder / sample.image).string();
   return sample;
 }
 
 std::vector<std::string> Mixture::other_keys(int64_t index) const {
   const auto [part, row] = state_->place(index);
   return state_->parts[part].file->other_keys(row);
+}
+
+std::string Mixture::text(int64_t index) const {
+  const auto [part, row] = state_->place(index);
+  return state_->parts[part].file->row(row);
+}
+
+void Mixture::will_need(int64_t index) const {
+  if (index < 0 || index >= size()) return;  // a hint; sample() tells
+  const auto [part, row] = state_->place(index);
+  state_->parts[part].file->will_need(row);
+}
+
+std::vector<int64_t> Mixture::first_places() const {
+  std::vector<int64_t> places;
+  int64_t begin = 0;
+  for (const SourceInfo& source : sources()) {
+    for (int64_t i = 0; i < std::min(source.used, source.taken); ++i) places.push_back(begin + i);
+    begin += source.used;
+  }
+  return places;
 }
 
 int64_t Mixture::row(int64_t index) const { return state_->place(index).row; }

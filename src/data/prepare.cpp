@@ -77,9 +77,9 @@ EncodedSample encode_text(const Sample& sample, const ConversationEncoder& encod
   return {std::move(text), whole.rows > options.max_length};
 }
 
-Image load_picture(const fs::path& image, const SampleOptions& options) {
-  const MappedFile file(image);
-  return decode_image(file.bytes(), {.max_pixels = options.max_pixels});
+Image load_picture(const Sample& sample, const SampleOptions& options) {
+  const StoredPicture picture = open_picture(sample);
+  return decode_image(picture.bytes, {.max_pixels = options.max_pixels});
 }
 
 /// Runs `work`; what is the sample's own fault becomes a BadSample.
@@ -95,12 +95,25 @@ auto blame_sample(const Sample& sample, const Work& work) {
 
 }  // namespace
 
-std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options) {
+StoredPicture open_picture(const Sample& sample) {
+  if (sample.stored) return *sample.stored;
+  auto file = std::make_shared<MappedFile>(sample.image);
+  const auto bytes = file->bytes();
+  return {std::move(file), bytes};
+}
+
+std::vector<uint8_t> load_tiles(const Sample& sample, const SampleOptions& options) {
   try {
-    return make_tiles(load_picture(image, options), static_cast<int>(options.image_size), options.resize_order);
+    return make_tiles(load_picture(sample, options), static_cast<int>(options.image_size), options.resize_order);
   } catch (const Error& error) {
-    fail(ExitCode::data, "image: {}: {}", image.string(), error.what());
+    fail(ExitCode::data, "image: {}: {}", sample.image, error.what());
   }
+}
+
+std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options) {
+  Sample sample;
+  sample.image = image.string();
+  return load_tiles(sample, options);
 }
 
 EncodedSample encode_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
@@ -109,7 +122,7 @@ EncodedSample encode_sample(const Sample& sample, const ConversationEncoder& enc
 
 void check_picture(const Sample& sample, const SampleOptions& options) {
   try {
-    load_picture(sample.image, options);
+    load_picture(sample, options);
   } catch (const Error& error) {
     throw BadSample(sample, fmt::format("image: {}: {}", sample.image, error.what()));
   }
@@ -118,7 +131,7 @@ void check_picture(const Sample& sample, const SampleOptions& options) {
 PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
   return blame_sample(sample, [&] {
     PreparedSample out{.id = sample.id, .image = sample.image, .text = encode_text(sample, encoder, options).text, .tiles = {}};
-    if (!sample.image.empty()) out.tiles = load_tiles(sample.image, options);
+    if (!sample.image.empty()) out.tiles = load_tiles(sample, options);
     return out;
   });
 }

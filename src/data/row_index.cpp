@@ -3,7 +3,7 @@
 #include "fusion/base/error.h"
 #include "fusion/base/log.h"
 #include "fusion/base/thread_pool.h"
-#include "row_split.h"
+#include "row_format.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -65,26 +65,27 @@ fs::path in_cache(const fs::path& path) {
 /// Makes the index of a text; `head` gets what it holds.
 class Builder {
  public:
-  Builder(const fs::path& path, std::string_view text, const RowLength& length) : path_(path), text_(text), length_(length) {
+  Builder(const fs::path& path, std::string_view text, const RowFormat& format, const RowLength& length)
+      : path_(path), text_(text), format_(format), length_(length) {
     XXH3_128bits_reset(hash_.get());
   }
 
   std::vector<uint64_t> build() {
     if (text_.size() > RowIndex::kPlaceMask)
       fail(ExitCode::usage, "data: {}: {} bytes; a file may have {}: split it", path_.string(), text_.size(), RowIndex::kPlaceMask);
-    RowSplitter splitter(path_, text_);
+    const auto splitter = format_.splitter(text_);
     // One piece is split while the rows of the piece before are measured on all cores.
     // Threads of their own are for files that have more than one piece.
     const auto policy = text_.size() > kPieceBytes ? std::launch::async : std::launch::deferred;
-    auto rows = splitter.next(kPieceBytes);
+    auto rows = splitter->next(kPieceBytes);
     while (!rows.empty()) {
-      const uint64_t rows_end = splitter.end();
-      auto following = std::async(policy, [&] { return splitter.next(kPieceBytes); });
+      const uint64_t rows_end = splitter->end();
+      auto following = std::async(policy, [&] { return splitter->next(kPieceBytes); });
       measure(rows, rows_end);
       rows = following.get();
       report(rows_end);
     }
-    entries_.push_back(splitter.end());
+    entries_.push_back(splitter->end());
     return std::move(entries_);
   }
 
@@ -99,27 +100,16 @@ class Builder {
   void measure(const std::vector<uint64_t>& rows, uint64_t rows_end) {
     const size_t first = entries_.size();
     entries_.resize(first + rows.size());
-    const bool lines = path_.extension() == ".jsonl";
     parallel_for(static_cast<int64_t>(rows.size()), text_.size() > kSerialBytes ? available_cores() : 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
         const uint64_t row_end = i + 1 < rows.size() ? rows[i + 1] : rows_end;
-        const int32_t words = length_(trimmed(text_.substr(rows[i], row_end - rows[i]), lines));
+        const int32_t words = length_(rows[i], row_end);
         const int32_t kept = std::min(std::abs(words), RowIndex::kNoPicture - 1) | (words < 0 ? RowIndex::kNoPicture : 0);
         entries_[first + i] = rows[i] | static_cast<uint64_t>(kept) << RowIndex::kPlaceBits;
       }
     });
     XXH3_128bits_update(hash_.get(), text_.data() + hashed_, rows_end - hashed_);
     hashed_ = rows_end;
-  }
-
-  static std::string_view trimmed(std::string_view row, bool lines) {
-    const auto trim = [&] {
-      while (!row.empty() && is_json_space(row.back())) row.remove_suffix(1);
-    };
-    trim();
-    if (!lines && row.ends_with(',')) row.remove_suffix(1);
-    trim();
-    return row;
   }
 
   // A line every few seconds, for files that take longer.
@@ -136,6 +126,7 @@ class Builder {
 
   const fs::path& path_;
   std::string_view text_;
+  const RowFormat& format_;
   const RowLength& length_;
   std::vector<uint64_t> entries_;
   std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_{XXH3_createState(), XXH3_freeState};
@@ -211,7 +202,7 @@ class Turn {
 
 }  // namespace
 
-RowIndex RowIndex::open(const fs::path& path, std::string_view text, const RowLength& length, uint64_t kept_bytes) {
+RowIndex RowIndex::open(const fs::path& path, std::string_view text, const RowFormat& format, const RowLength& length, uint64_t kept_bytes) {
   RowIndex index;
   Head wanted;
   const bool keep = text.size() >= kept_bytes;
@@ -238,7 +229,7 @@ RowIndex RowIndex::open(const fs::path& path, std::string_view text, const RowLe
     if (use_kept()) return index;
   }
 
-  Builder builder(path, text, length);
+  Builder builder(path, text, format, length);
   auto entries = std::make_shared<std::vector<uint64_t>>(builder.build());
   std::tie(wanted.content[0], wanted.content[1]) = builder.content_hash();
   index.entries_ = *entries;

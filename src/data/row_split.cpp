@@ -32,7 +32,7 @@ constexpr auto kMarks = [] {
 
 bool is_json_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
-RowSplitter::RowSplitter(const fs::path& path, std::string_view text)
+JsonSplitter::JsonSplitter(const fs::path& path, std::string_view text)
     : path_(path), text_(text), lines_(path.extension() == ".jsonl"), at_(text.data()), last_(at_ + text.size()) {
   if (lines_) return;
   if (text.starts_with("\xEF\xBB\xBF")) at_ += 3;
@@ -45,14 +45,14 @@ RowSplitter::RowSplitter(const fs::path& path, std::string_view text)
   if (!open_) close_array();
 }
 
-std::vector<uint64_t> RowSplitter::next(uint64_t bytes) {
+std::vector<uint64_t> JsonSplitter::next(uint64_t bytes) {
   std::vector<uint64_t> rows;
   const uint64_t stop = end() + bytes;
   lines_ ? next_lines(stop, rows) : next_elements(stop, rows);
   return rows;
 }
 
-void RowSplitter::next_lines(uint64_t stop, std::vector<uint64_t>& rows) {
+void JsonSplitter::next_lines(uint64_t stop, std::vector<uint64_t>& rows) {
   while (at_ < last_ && end() < stop) {
     const auto* line_end = static_cast<const char*>(std::memchr(at_, '\n', static_cast<size_t>(last_ - at_)));
     if (!line_end) line_end = last_;
@@ -65,7 +65,7 @@ void RowSplitter::next_lines(uint64_t stop, std::vector<uint64_t>& rows) {
   }
 }
 
-void RowSplitter::next_elements(uint64_t stop, std::vector<uint64_t>& rows) {
+void JsonSplitter::next_elements(uint64_t stop, std::vector<uint64_t>& rows) {
   while (open_ && end() < stop) {
     skip_space();
     const char* const row = at_;
@@ -101,17 +101,17 @@ void RowSplitter::next_elements(uint64_t stop, std::vector<uint64_t>& rows) {
 }
 
 // At the closing bracket: nothing but white space may follow. The bracket's place stays the end of the rows.
-void RowSplitter::close_array() {
+void JsonSplitter::close_array() {
   const char* const bracket = at_++;
   skip_space();
   if (at_ != last_) fail(ExitCode::data, "data: {}: text after the end of the array", place());
   at_ = bracket;
 }
 
-void RowSplitter::skip_space() {
+void JsonSplitter::skip_space() {
   while (at_ < last_ && is_json_space(*at_)) ++at_;
 }
 
-std::string RowSplitter::place() const { return fmt::format("{}: byte {}", path_.string(), end()); }
+std::string JsonSplitter::place() const { return fmt::format("{}: byte {}", path_.string(), end()); }
 
 }  // namespace fusion

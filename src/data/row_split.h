@@ -1,4 +1,4 @@
-// Finds the rows of a .json array or a .jsonl file piece by piece; looks at brackets and quotes only.
+// Finds the rows of a file piece by piece.
 #pragma once
 
 #include "fusion/base/file.h"
@@ -12,13 +12,21 @@ bool is_json_space(char c);
 
 class RowSplitter {
  public:
-  /// Throws ExitCode::data when an array does not begin.
-  RowSplitter(const fs::path& path, std::string_view text);
-
+  virtual ~RowSplitter() = default;
   /// First bytes of the next rows, about `bytes` of text; empty at the end. Throws ExitCode::data with the place of what is wrong.
-  std::vector<uint64_t> next(uint64_t bytes);
-  /// Where the rows found so far end: the first byte behind the last one's comma, line end or bracket's place.
-  uint64_t end() const { return static_cast<uint64_t>(at_ - text_.data()); }
+  virtual std::vector<uint64_t> next(uint64_t bytes) = 0;
+  /// Where the rows found so far end.
+  virtual uint64_t end() const = 0;
+};
+
+/// Of a .json array or a .jsonl file; looks at brackets and quotes only. A row ends with the comma or line end behind it.
+class JsonSplitter : public RowSplitter {
+ public:
+  /// Throws ExitCode::data when an array does not begin.
+  JsonSplitter(const fs::path& path, std::string_view text);
+
+  std::vector<uint64_t> next(uint64_t bytes) override;
+  uint64_t end() const override { return static_cast<uint64_t>(at_ - text_.data()); }
 
  private:
   void next_lines(uint64_t stop, std::vector<uint64_t>& rows);

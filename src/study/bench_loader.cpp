@@ -45,7 +45,7 @@ LoaderBench bench_loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr
   load(options.workers);
   bench.tiles = rate(bench.samples, [&] {
     for (int64_t i = 0; i < bench.samples; ++i)
-      if (const Sample sample = mixture->sample(i); !sample.image.empty()) load_tiles(sample.image, options.sample);
+      if (const Sample sample = mixture->sample(i); !sample.image.empty()) load_tiles(sample, options.sample);
   });
   bench.one = rate(bench.samples, [&] { load(1); });
   bench.many = rate(bench.samples, [&] { load(options.workers); });

@@ -36,8 +36,8 @@ Figures look(const Mixture& mixture, int64_t index, const ConversationEncoder& e
     const Sample sample = mixture.sample(index);
     const EncodedConversation text = encode_sample(sample, encoder, options).text;
     if (!sample.image.empty()) {
-      const MappedFile file(sample.image);
-      const auto [width, height] = image_size(file.bytes());
+      const StoredPicture picture = open_picture(sample);
+      const auto [width, height] = image_size(picture.bytes);
       out.side = std::max(width, height);
     }
     out.questions = static_cast<int64_t>(text.turn_ends.size());

@@ -11,9 +11,9 @@ namespace {
 constexpr int kPictureSide = 128;  // pixels of the longer side in the page
 constexpr int64_t kAnswerTokens = 64, kBatch = 16;
 
-std::string small_picture(const std::string& file) {
-  const MappedFile bytes(file);
-  const Image image = decode_image(bytes.bytes());
+std::string small_picture(const Sample& sample) {
+  const StoredPicture picture = open_picture(sample);
+  const Image image = decode_image(picture.bytes);
   const double shrink = std::min(1.0, static_cast<double>(kPictureSide) / std::max(image.width, image.height));
   const auto side = [&](int length) { return std::max(1, static_cast<int>(length * shrink)); };
   return encode_jpeg(resize_bicubic(image, side(image.width), side(image.height)));
@@ -41,7 +41,7 @@ AnswerTable ask_checkpoints(const RunView& run, int64_t samples) {
       predict(model, data, options, kBatch, [&](const Prediction& prediction) {
         if (place == table.rows.size()) {
           const Sample sample = data.sample(prediction.position);
-          table.rows.push_back({prediction.question, prediction.expected, sample.image.empty() ? "" : small_picture(sample.image), {}});
+          table.rows.push_back({prediction.question, prediction.expected, sample.image.empty() ? "" : small_picture(sample), {}});
         }
         table.rows[place++].answers.push_back(prediction.answer);
       });

@@ -46,10 +46,9 @@ void draw_snapshots(const LoadedModel& model, const Mixture& held_out, int64_t s
       const Sample sample = held_out.sample(i);
       const auto pairs = question_answers(sample);
       if (sample.image.empty() || pairs.empty()) continue;
-      const Viz viz = look(model, pairs[0].question, load_tiles(sample.image, options), query_len);
-      const MappedFile file(sample.image);
+      const Viz viz = look(model, pairs[0].question, load_tiles(sample, options), query_len);
       write_file(folder / fmt::format("sample-{:02}.png", drawn),
-                 encode_png(draw_heat_sheet(decode_image(file.bytes()), viz.question, means_of(viz))), Sync::no);
+                 encode_png(draw_heat_sheet(decode_image(open_picture(sample).bytes), viz.question, means_of(viz))), Sync::no);
       ++drawn;
     } catch (const BadSample&) {  // the evaluation has named it
     }

@@ -126,7 +126,7 @@ std::vector<QuarterShare> measure_quarters(const LoadedModel& model, const Mixtu
     for (const QuestionAnswer& pair : question_answers(sample)) {
       const auto quarter = named_quarter(pair.question);
       if (!quarter) continue;
-      if (tiles.empty()) tiles = load_tiles(sample.image, options);
+      if (tiles.empty()) tiles = load_tiles(sample, options);
       Shares control;
       for (const bool bottom : {false, true})
         for (const bool right : {false, true}) {

@@ -56,6 +56,8 @@ ModelConfig stage_model(const Config& config, const Origins& origins, const Toke
   return model;
 }
 
+CacheOptions cache_options(const DataConfig& data) { return {data.cache, static_cast<uint64_t>(data.cache_gb * 1e9)}; }
+
 SampleOptions stage_samples(const DataConfig& data, const ModelConfig& model) {
   SampleOptions options;
   const int64_t side = model.tune.output_grid > 0 ? model.tune.output_grid : model.tower.grid();

@@ -59,11 +59,11 @@ Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_
 Trainer::~Trainer() = default;
 
 void Trainer::build_data() {
-  FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML or a LLaVA .json or .jsonl file");
+  FUSION_CHECK(!config_.data.mixture.empty(), "config: data.mixture is empty; name a mixture YAML, a LLaVA .json or .jsonl file, or shards");
   tokenizer_ = stage_tokenizer(config_.model);
   encoder_ = std::make_shared<ConversationEncoder>(tokenizer_, config_.model.chat_template);
   mixture_ = std::make_shared<Mixture>(config_.data.mixture, config_.data.image_folder, config_.data.seed, config_.data.max_samples,
-                                       config_.data.quarantine);
+                                       config_.data.quarantine, cache_options(config_.data));
   if (!config_.data.eval.empty()) held_out_ = std::make_shared<Mixture>(config_.data.eval, config_.data.image_folder, config_.data.seed);
   plan_ = std::make_unique<StagePlan>(config_.train, mixture_->size());
   deal_options(config_, comm_.world());  // refuses before a model is made

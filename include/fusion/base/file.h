@@ -32,6 +32,8 @@ class MappedFile {
   uint64_t size() const { return size_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  /// Bytes [begin, end) will be read soon: the kernel fetches them meanwhile.
+  void will_need(uint64_t begin, uint64_t end) const;
 
  private:
   const std::byte* data_ = nullptr;
@@ -156,5 +158,22 @@ class FileLock {
  private:
   int fd_ = -1;
 };
+
+/// A shared lock on a file for the life of the object (flock): remove_unused() leaves it alone. Throws ExitCode::io.
+class UseLock {
+ public:
+  explicit UseLock(const fs::path& path);
+  ~UseLock();
+  UseLock(const UseLock&) = delete;
+  UseLock& operator=(const UseLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+/// Removes a file that no UseLock holds. Returns whether it is gone.
+bool remove_unused(const fs::path& path);
+/// Sets a file's time of change to now; no error when that may not be.
+void touch(const fs::path& path);
 
 }  // namespace fusion

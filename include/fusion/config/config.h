@@ -45,8 +45,8 @@ struct DataConfig {
   std::string mixture, image_folder, quarantine, eval, cache;
   int64_t max_length = 4096, workers = 2, prefetch = 4, bad_sample_budget = -1, eval_samples = 0, max_samples = 0;
   int64_t pack_rows = 4096;
-  double cache_gb = 100;
   int64_t max_pixels = 89'000'000, seed = 0;
+  double cache_gb = 100;
   bool shuffle = true, collapse_images = true;
   Grouping group = Grouping::released;
   OverLength over_length = OverLength::cut;
@@ -59,8 +59,6 @@ struct DataConfig {
   template <class Visitor>
   void visit(Visitor& v) {
     v("mixture", mixture, "Mixture YAML, LLaVA .json or .jsonl files (a.json or {a,b}.json), or shards: .tar, .mds or their folder.", v.path());
-    v("cache", cache, "Folder on a fast disk for copies of shards that lie on a slow one; empty = shards are read where they are.", v.path());
-    v("cache_gb", cache_gb, "Most that all copies in data.cache may take, in GB; only with data.cache.", v.positive());
     v("max_samples", max_samples, "Rows taken of each file of the mixture; 0 = all.", v.at_least(0));
     v("image_folder", image_folder, "Root of relative image paths; empty = the folder of the annotation file.", v.path());
     v("quarantine", quarantine, "Rows to leave out, as `fusion data check` found them; empty = none.", v.path());
@@ -82,6 +80,8 @@ struct DataConfig {
     v("resize_order", resize_order, "Order of the two resize passes: pillow (horizontal first) or pillow13.");
     v("workers", workers, "Threads that read, decode, tile and tokenise.", v.positive());
     v("prefetch", prefetch, "Micro-batches prepared ahead.", v.positive());
+    v("cache", cache, "Folder on a fast disk for copies of shards that lie on a slow one; empty = shards are read where they are.", v.path());
+    v("cache_gb", cache_gb, "Most that all copies in data.cache may take, in GB; only with data.cache.", v.positive());
   }
 };
 

@@ -16,11 +16,17 @@ struct SourceInfo {
   int64_t repeat = 1, left_out = 0;  // as asked; chosen rows that data.quarantine lists
 };
 
-/// All samples of a mixture YAML, or of one .json or .jsonl file, in its order. Rows are parsed on demand from memory-mapped files:
+/// Where copies of shards from a slow disk may lie (data/shard_cache.h).
+struct CacheOptions {
+  fs::path folder;  // empty = no copies
+  uint64_t bytes = 0;
+};
+
+/// All samples of a mixture YAML, or of one source that AnnotationFile reads, in its order. Rows are parsed on demand from memory-mapped files:
 /// 8 bytes per row. Safe to use from several threads.
 ///
 ///   datasets:
-///   - json_path: a.json                # relative to this file; a/{x,y}.json names several
+///   - json_path: a.json                # relative to this file; a/{x,y}.json names several; shards: a-{000..011}.tar or a folder
 ///     sampling_strategy: first:10%     # all (default) | first:N | end:N | random:N, N also p% (rounded up); random is a function of the seed
 ///     name: captions                   # default: the file's stem
 ///     image_folder: pictures           # relative to this file; default: data.image_folder, else the folder of json_path
@@ -35,7 +41,8 @@ class Mixture {
   /// `image_folder`: root of relative picture paths of data sets that name none; empty = the folder of the annotation file.
   /// `max_samples` bounds the rows taken of each file, as its key does; 0 = no limit. Of the rows taken, those that the file `quarantine` lists
   /// (data/quarantine.h) are left out.
-  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples = 0, const fs::path& quarantine = {});
+  Mixture(const fs::path& path, const std::string& image_folder, int64_t seed, int64_t max_samples = 0, const fs::path& quarantine = {},
+          const CacheOptions& cache = {});
   ~Mixture();
 
   int64_t size() const;
@@ -43,6 +50,12 @@ class Mixture {
   Sample sample(int64_t index) const;
   /// Keys of row `index` that sample() does not read.
   std::vector<std::string> other_keys(int64_t index) const;
+  /// The JSON of row `index`. Throws ExitCode::data when a shard holds none.
+  std::string text(int64_t index) const;
+  /// Row `index` will be read soon.
+  void will_need(int64_t index) const;
+  /// Places at which a row stands for the first time: without the repeats, ascending.
+  std::vector<int64_t> first_places() const;
   /// Its place in its file.
   int64_t row(int64_t index) const;
   /// Which of sources() row `index` belongs to.

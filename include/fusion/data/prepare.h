@@ -27,6 +27,11 @@ struct PreparedSample {
   std::vector<uint8_t> tiles;  // [5, R, R, 3]; empty = text only
 };
 
+/// The bytes of a sample's picture, in its shard or its file. Throws ExitCode::io.
+StoredPicture open_picture(const Sample& sample);
+
+/// The five tiles of a sample's picture, [5, R, R, 3]. Throws ExitCode::data naming it.
+std::vector<uint8_t> load_tiles(const Sample& sample, const SampleOptions& options);
 /// The five tiles of a picture file, [5, R, R, 3]. Throws ExitCode::data naming the file.
 std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options);
 

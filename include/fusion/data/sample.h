@@ -7,12 +7,21 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
+#include <span>
 
 namespace fusion {
 
+/// A picture inside a shard: its bytes, and what keeps them mapped.
+struct StoredPicture {
+  std::shared_ptr<const void> owner;
+  std::span<const std::byte> bytes;
+};
+
 struct Sample {
   std::string id;
-  std::string image;  // resolved path; empty = text only
+  std::string image;                    // resolved path, or "shard: member"; empty = text only
+  std::optional<StoredPicture> stored;  // empty = `image` is a file
   std::vector<Turn> turns;
   std::string where;   // "file:line" or "file[index]", for messages
   int32_t source = 0;  // index of its data set in the mixture

@@ -15,6 +15,8 @@ std::shared_ptr<const Tokenizer> stage_tokenizer(const StartConfig& start);
 ModelConfig stage_model(const Config& config, const Origins& origins, const Tokenizer& tokenizer);
 
 SampleOptions stage_samples(const DataConfig& data, const ModelConfig& model);
+/// data.cache and data.cache_gb.
+CacheOptions cache_options(const DataConfig& data);
 
 /// What config.json says of a stage's model; torch_dtype is train.dtype.
 FolderConfig stage_folder_config(const FusionModel& model, const Config& config, const std::vector<int64_t>& stop_ids);
