@@ -156,8 +156,8 @@ Mixture::Mixture(const fs::path& path, const std::string& image_folder, int64_t 
     if (!entry.rule.filter.empty()) decisive += "\tfilter " + entry.rule.filter;
     if (entry.weight > 0) decisive += fmt::format("\tweight {} seed {}", entry.weight, seed);
     decisive += "\n";
-    state_->sources.push_back(
-        {entry.name, entry.file.string(), file->content_hash(), file->size(), rows.taken, 0, entry.repeat, static_cast<int64_t>(left.size())});
+    state_->sources.push_back({entry.name, entry.file.string(), file->content_hash(), file->size(), rows.taken, 0, entry.repeat,
+                               static_cast<int64_t>(left.size()), entry.weight});
     state_->parts.push_back({file, entry.image_folder, std::move(rows)});
   }
   state_->weigh(path, entries, seed);

@@ -111,7 +111,7 @@ Plan make_plan(const Mixture& mixture, const PackOptions& options) {
   for (size_t s = 0; s < mixture.sources().size(); ++s) {
     const SourceInfo& source = mixture.sources()[s];
     const std::string stem = fmt::format("{:02}-{}", s, plain_name(source.name));
-    const size_t set_end = at + static_cast<size_t>(source.used / source.repeat), first = plan.shards.size();
+    const size_t set_end = at + static_cast<size_t>(source.taken), first = plan.shards.size();
     while (at < set_end) {
       Shard shard{fmt::format("{}-{:06}.tar", stem, plan.shards.size() - first), source.name, at, at, 0, tar_end().size(), "", false};
       do {
@@ -278,6 +278,11 @@ void write_lists(const fs::path& out, const Plan& plan, PackReport& report) {
 PackReport pack_mixture(const Mixture& mixture, const fs::path& out, const PackOptions& options) {
   FUSION_CHECK(options.shard_bytes > 0 && options.jobs > 0, "data: shards of {} bytes, {} at a time; both must be positive", options.shard_bytes,
                options.jobs);
+  for (const SourceInfo& source : mixture.sources())
+    FUSION_CHECK(source.weight == 0,
+                 "data: data set '{}' has a weight, which says how often rows come in a training. Pack without weights, and write them "
+                 "into the packed mixture.yaml",
+                 source.name);
   make_directories(out);
   const FileLock lock(out / ".lock");
   Plan plan = make_plan(mixture, options);

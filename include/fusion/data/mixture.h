@@ -14,6 +14,7 @@ struct SourceInfo {
   int64_t available = 0, taken = 0;  // rows in the file; rows that come at all
   int64_t used = 0;                  // places in the mixture
   int64_t repeat = 1, left_out = 0;  // as asked; chosen rows that data.quarantine lists
+  double weight = 0;                 // as asked
 };
 
 /// Where copies of shards from a slow disk may lie (data/shard_cache.h).
