@@ -5,12 +5,11 @@
 #include "fusion/base/whereabouts.h"
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
-#include "fusion/train/prometheus.h"
 #include "fusion/train/runtime.h"
 #include "fusion/train/snapshot.h"
-#include "fusion/train/tensorboard.h"
 
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
 #include <chrono>
@@ -41,6 +40,12 @@ News agree(Communicator& comm, bool rejected, bool saving) {
   return {static_cast<signals::Request>(flag[0]), flag[1] != 0, flag[2] != 0, flag[3] != 0};
 }
 
+std::vector<std::string> source_names(const Mixture& mixture) {
+  std::vector<std::string> names;
+  for (const SourceInfo& source : mixture.sources()) names.push_back(source.name);
+  return names;
+}
+
 /// Micro-batches of a rank as places in the order of their epoch; keeps the order of the epoch that is being dealt.
 Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> mixture, const OrderOptions& order) {
   return [&plan, mixture, order, epoch = int64_t{-1},
@@ -61,6 +66,7 @@ Loader::Plan loader_plan(const StagePlan& plan, std::shared_ptr<const Mixture> m
 
 Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
   if (processes.first()) make_directories(job.folder.root);
+  open_port();
   whereabouts::set_work("reading the data's index");
   build_data();
   whereabouts::set_work("building the model");
@@ -68,7 +74,9 @@ Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_
   check_space();
   whereabouts::set_work("loading weights");
   start_or_resume();
+  check_profile();
   open_outputs();
+  open_loader();
 }
 
 Trainer::~Trainer() = default;
@@ -100,8 +108,15 @@ void Trainer::build_model() {
                                  config_.train.accumulate == Accumulate::whole};
   sharding_ = std::make_unique<Sharding>(model_->parameters(), model_->forward_order(), sharding, *groups.shard, groups.replicas);
   optimizer_ = std::make_unique<AdamW>(model_->parameters(), rules_, config_.optimizer);
-  engine_ = std::make_unique<StepEngine>(*model_, *sharding_, *optimizer_, *schedule_, config_, comm_);
+  engine_ = std::make_unique<StepEngine>(*model_, *sharding_, *optimizer_, *schedule_, config_, comm_, source_names(*mixture_));
   writer_ = std::make_unique<CheckpointWriter>(job_.folder.checkpoints(), comm_);
+}
+
+void Trainer::check_profile() const {
+  if (!job_.profile) return;
+  const auto [first, last] = *job_.profile;
+  FUSION_CHECK(last <= plan_->steps(), "train: --profile steps={}..{}: {} has {} steps", first, last, job_.title, plan_->steps());
+  FUSION_CHECK(first > state_.step, "train: --profile steps={}..{}: step {} of {} is done; profile later ones", first, last, state_.step, job_.title);
 }
 
 void Trainer::check_space() const {
@@ -149,17 +164,7 @@ void Trainer::start_or_resume() {
   sharding_->publish();
 }
 
-void Trainer::open_outputs() {
-  if (processes_.first()) {
-    ledger_ = std::make_unique<Ledger>(job_.folder.ledger(), static_cast<int64_t>(state_.ledger_bytes));
-    auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, plan_->steps(), part_rates(rules_), job_.device);
-    metrics_ = metrics.get();
-    observers_.push_back(std::move(metrics));
-    if (config_.log.tensorboard) observers_.push_back(make_tensorboard(job_.folder.root / "tb", state_.step, part_rates(rules_), job_.device));
-    if (config_.log.prometheus) observers_.push_back(make_prometheus(job_.folder.root / "metrics.prom", part_rates(rules_), job_.device));
-    observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
-  }
-
+void Trainer::open_loader() {
   const OrderOptions order{config_.data.group, config_.data.shuffle, config_.data.seed, config_.train.micro_batch, plan_->micros() * comm_.world()};
   const Loader::Options options{stage_samples(config_.data, model_->config()), config_.data.workers, config_.data.prefetch};
   loader_ = std::make_unique<Loader>(mixture_, encoder_, options, loader_plan(*plan_, mixture_, order), state_.step * plan_->micros());
@@ -175,7 +180,9 @@ ExitCode Trainer::run() {
   announce();
   while (state_.step < plan_->steps()) {
     whereabouts::set_step(state_.step + 1);
+    if (profile_) profile_->before_step(state_.step + 1);
     const StepReport report = train_step();
+    if (profile_) profile_->after_step(state_.step + 1);
     state_.advance(report);
     for (const auto& observer : observers_) observer->after_step(state_, report);
     guard(report);
@@ -196,6 +203,7 @@ ExitCode Trainer::run() {
 }
 
 std::vector<Batch> Trainer::next_batches(double& waited) {
+  RECORD_USER_SCOPE("waiting for samples");
   whereabouts::set_work("waiting for samples");
   std::vector<Batch> batches;
   const auto start = Clock::now();
@@ -231,6 +239,7 @@ void Trainer::settle_rejections() {
 }
 
 StepReport Trainer::train_step() {
+  RECORD_USER_SCOPE(fmt::format("step {}", state_.step + 1));
   const auto start = Clock::now();
   double waited = 0;
   auto batches = next_batches(waited);
@@ -239,6 +248,7 @@ StepReport Trainer::train_step() {
   report.epoch = plan_->epoch(state_.step);
   report.data_wait = waited;
   report.seconds = seconds_since(start);
+  if (peak_flops_ > 0) report.mfu = static_cast<double>(report.flops) / (report.seconds * peak_flops_);
   return report;
 }
 
@@ -300,6 +310,7 @@ void Trainer::begin_save(bool background) {
     ledger_->sync();
     state_.ledger_bytes = ledger_->bytes();
     state_.metrics_bytes = metrics_->sync();
+    if (wandb_) state_.wandb_bytes = wandb_->sync();
     return "";
   });
   writer_->begin(state_.step, content(), digests(), background);
@@ -348,6 +359,7 @@ void Trainer::finish() {
     if (!processes_.first()) return "";
     whereabouts::set_work("writing the export");
     if (config_.checkpoint.export_model) export_model();
+    if (wandb_) wandb_->finish();
     write_file(job_.folder.finished(),
                dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));
     return "";
