@@ -14,7 +14,7 @@ const std::map<std::string, PrintStyle> kStyles = {{"full", PrintStyle::full}, {
 
 struct TrainArguments {
   std::vector<std::string> words;
-  std::string print;
+  std::string print, profile;
 };
 
 ExitCode train(const TrainArguments& arguments) {
@@ -25,10 +25,11 @@ ExitCode train(const TrainArguments& arguments) {
     fmt::print("{}", print_recipe(load_recipe(files, overrides, Missing::keep), kStyles.at(arguments.print)));
     return ExitCode::done;
   }
+  const auto profile = arguments.profile.empty() ? std::nullopt : std::optional(parse_profile(arguments.profile));
   const Recipe recipe = load_recipe(files, overrides);
   const Ranks ranks = discover_ranks([](const char* name) { return std::getenv(name); });
   log::setup(ranks.rank == 0 ? recipe.stages.front().config.log.level : "warn");  // the first process speaks for all
-  return run_recipe(recipe, overrides, FUSION_VERSION, ranks, draw_snapshots);
+  return run_recipe(recipe, overrides, FUSION_VERSION, ranks, draw_snapshots, profile);
 }
 
 }  // namespace
@@ -47,6 +48,8 @@ void add_train(CLI::App& app, ExitCode& code) {
   command->add_option("config", arguments->words, "CONFIG.yaml [MORE.yaml ...] [key=value ...]; `fusion help keys` lists the keys")->required();
   command->add_option("--print-config", arguments->print, "Print the config and leave: full, minimal (what differs from the defaults) or origin")
       ->check(CLI::IsMember({"full", "minimal", "origin"}));
+  command->add_option("--profile", arguments->profile,
+                      "steps=10..12: a trace of these steps of the first stage that is trained now, for chrome://tracing: profile/ in its folder");
   command->callback([arguments, &code] { code = train(*arguments); });
 }
 

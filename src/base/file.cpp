@@ -261,7 +261,7 @@ void write_file(const fs::path& path, std::string_view text, Sync sync) {
   file.commit(sync);
 }
 
-LineWriter::LineWriter(const fs::path& path, int64_t keep_bytes) : path_(path) {
+LineWriter::LineWriter(const fs::path& path, int64_t keep_bytes, bool lines) : path_(path) {
   Descriptor file(open_file(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
   if (file.get() < 0) io_error("open", path);
   const auto status = status_of(file.get(), path);
@@ -274,7 +274,7 @@ LineWriter::LineWriter(const fs::path& path, int64_t keep_bytes) : path_(path) {
     size_ = std::min(size_, keep);
   }
   char last = '\n';
-  if (size_ > 0 && ::pread(file.get(), &last, 1, static_cast<off_t>(size_) - 1) != 1) io_error("read", path);
+  if (lines && size_ > 0 && ::pread(file.get(), &last, 1, static_cast<off_t>(size_) - 1) != 1) io_error("read", path);
   if (last != '\n') {  // a line torn by a crash: the next one starts on its own
     write_all(file.get(), "\n", 1, path);
     ++size_;

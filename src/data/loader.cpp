@@ -58,6 +58,7 @@ struct Loader::State {
     try {
       work.prepared[i] = prepare_sample(mixture->sample(item.index), *encoder, options.sample);
       work.prepared[i]->position = item.position;
+      work.prepared[i]->source = mixture->source(item.index);
     } catch (const BadSample& bad) {
       const auto& source = mixture->sources()[static_cast<size_t>(mixture->source(item.index))];
       work.rejected[i] = Rejection{bad.id, bad.where, bad.reason, source.name, item.position};

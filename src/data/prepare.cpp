@@ -145,6 +145,7 @@ Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size)
     batch.ids.push_back(sample.id);
     batch.images.push_back(sample.image);
     batch.positions.push_back(sample.position);
+    batch.sources.push_back(sample.source);
     batch.input_ids.insert(batch.input_ids.end(), text.input_ids.begin(), text.input_ids.end());
     batch.labels.insert(batch.labels.end(), text.labels.begin(), text.labels.end());
     batch.tokens.push(static_cast<int64_t>(text.input_ids.size()));

@@ -171,10 +171,11 @@ at::Tensor Decoder::forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const
   return tape.run1(nullptr, {hidden}, [chosen](const Tensors& in) { return in[0].index_select(0, chosen); });
 }
 
-at::Tensor Decoder::loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets) const {
+at::Tensor Decoder::loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets, at::Tensor& rows) const {
   const auto labels = index_tensor(targets, hidden.device());
+  rows = at::empty(labels.sizes(), labels.options().dtype(at::kFloat));
   return tape.run1(head_unit_, {hidden},
-                   [this, labels](const Tensors& in) { return linear_cross_entropy_sum(norm_(in[0]), head_weight().value, labels); });
+                   [this, labels, rows](const Tensors& in) { return linear_cross_entropy_sum(norm_(in[0]), head_weight().value, labels, rows); });
 }
 
 at::Tensor Decoder::logits(const at::Tensor& hidden) const { return at::matmul(norm_(hidden), head_weight().value.t()).to(at::kFloat); }

@@ -223,7 +223,7 @@ LossSums FusionModel::losses(Tape& tape, const Batch& batch, const StepContext& 
   if (batch.size() == 0) return {};
   Pass pass = run(tape, batch, step, Wanted::targets, true, 0, nullptr);
   pass.sums.ce_count = static_cast<int64_t>(pass.assembly->targets.size());
-  if (pass.sums.ce_count > 0) pass.sums.ce = decoder_->loss(tape, pass.hidden, pass.assembly->targets);
+  if (pass.sums.ce_count > 0) pass.sums.ce = decoder_->loss(tape, pass.hidden, pass.assembly->targets, pass.sums.ce_rows);
   return pass.sums;
 }
 

@@ -227,8 +227,8 @@ struct WindowsFunction : torch::autograd::Function<WindowsFunction> {
 
 // The gradient of a sum is known up to a factor, so it is computed chunk by chunk in the forward pass while the logits are there.
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk,
-                            bool gradients) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels,
+                            const at::Tensor& row_losses, int64_t chunk, bool gradients) {
     const auto rows = x.size(0);
     auto loss = at::zeros({}, x.options().dtype(at::kFloat));
     auto to_x = gradients ? at::empty_like(x) : at::Tensor();
@@ -239,7 +239,9 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
       const auto target = labels.narrow(0, start, length).unsqueeze(1);  // [c, 1]
       const auto logits = at::matmul(part, weight.t()).to(at::kFloat);   // [c, V]
       auto log_probability = at::_log_softmax(logits, 1, false);         // [c, V]
-      loss.sub_(log_probability.gather(1, target).sum());
+      const auto chosen = log_probability.gather(1, target);             // [c, 1]
+      loss.sub_(chosen.sum());
+      if (row_losses.defined()) row_losses.narrow(0, start, length).copy_(chosen.squeeze(1)).neg_();
       if (!gradients) continue;
       auto to_logits = log_probability.exp_();
       to_logits.scatter_add_(1, target, -at::zeros_like(target, to_logits.options()).add_(1.0));
@@ -253,7 +255,12 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto scale = gradients[0];
-    return {saved[0] * scale.to(saved[0].scalar_type()), saved[1] * scale.to(saved[1].scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {saved[0] * scale.to(saved[0].scalar_type()),
+            saved[1] * scale.to(saved[1].scalar_type()),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor()};
   }
 };
 
@@ -296,9 +303,10 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
   return RotateFunction::apply(x, cos, sin, heads);
 }
 
-at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
+at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, const at::Tensor& row_losses,
+                                    int64_t chunk) {
   const bool gradients = at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
-  return LinearCrossEntropyFunction::apply(x, weight, labels, chunk, gradients);
+  return LinearCrossEntropyFunction::apply(x, weight, labels, row_losses, chunk, gradients);
 }
 
 at::Tensor cosine_distance_sum(const at::Tensor& a, const at::Tensor& b, const at::Tensor& weight) {

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -9,6 +10,12 @@
 #include <unordered_set>
 
 namespace fusion {
+namespace {
+
+/// How a profile shows a segment.
+std::string label(const char* way, const Unit* unit) { return std::string(way) + (unit ? unit->name : "rows"); }
+
+}  // namespace
 
 void add_gradient(at::Tensor& sum, at::Tensor gradient) {
   if (sum.defined()) {
@@ -22,6 +29,7 @@ void add_gradient(at::Tensor& sum, at::Tensor gradient) {
 void TapePolicy::accumulate(Parameter& parameter, at::Tensor gradient) { add_gradient(parameter.grad, std::move(gradient)); }
 
 Tensors Tape::run(Unit* unit, Tensors inputs, Function fn, Recompute recompute, bool away) {
+  RECORD_USER_SCOPE(label("forward ", unit));
   if (unit) policy_.acquire(*unit);
   Tensors outputs;
   CheapOutputs cheap;
@@ -59,6 +67,7 @@ at::Tensor Tape::run1(Unit* unit, Tensors inputs, std::function<at::Tensor(const
 }
 
 void Tape::walk_back(Segment& segment, Tensors output_gradients) {
+  RECORD_USER_SCOPE(label("backward ", segment.unit));
   if (segment.unit) policy_.acquire(*segment.unit);
   if (segment.away >= 0) offload_->fetch(segment.away);
   if (segment.fn) {

@@ -29,7 +29,18 @@ constexpr Figure kFigures[] = {{"loss", "loss"},
                                {"samples_per_second", "samples per second", true},
                                {"rows_per_second", "decoder rows per second", true},
                                {"data_wait", "waiting for data, %", true, 100, "seconds"},
-                               {"memory_bytes", "memory in use, GB", true, 1e-9}};
+                               {"memory_bytes", "memory in use, GB", true, 1e-9},
+                               {"mfu", "MFU, %", true, 100}};
+
+/// A figure that each part of the model, or each data source, has for itself: columns that begin with `prefix`.
+struct PartFigure {
+  const char *prefix, *title;
+  bool smooth, from_zero = false;
+};
+constexpr PartFigure kPartFigures[] = {{"ce.", "cross entropy by data source", true},
+                                       {"grad_norm.", "gradient norm by part", true},
+                                       {"update_norm.", "update norm by part", true},
+                                       {"lr.", "learning rate", false, true}};
 
 /// Where a run's stages begin on both axes.
 struct Begin {
@@ -141,24 +152,25 @@ bool any_value(const RunCurves& curves) {
   return std::any_of(curves.steps.y.begin(), curves.steps.y.end(), [](double y) { return std::isfinite(y); });
 }
 
-/// Parts with the same rates are one curve: "decoder, head".
-RunChart rates_chart(const std::vector<RunView>& runs) {
-  RunChart chart = chart_of(runs, "lr", "learning rate");
-  chart.by_step.from_zero = chart.by_time.from_zero = true;
+/// Parts with the same values, as rates often are, are one curve: "decoder, head".
+RunChart parts_chart(const std::vector<RunView>& runs, const PartFigure& figure, const std::vector<double>& smoothings) {
+  const std::string prefix = figure.prefix;
+  RunChart chart = chart_of(runs, prefix == "lr." ? "lr" : "parts_" + prefix.substr(0, prefix.size() - 1), figure.title);
+  chart.by_step.from_zero = chart.by_time.from_zero = figure.from_zero;
   int color = 0;
   for (const RunView& run : runs) {
     std::vector<std::pair<std::string, RunCurves>> curves;
     std::set<std::string> columns;
     for (const StageView& stage : run.stages)
       for (const auto& [column, values] : stage.metrics.columns)
-        if (column.starts_with("lr.")) columns.insert(column);
+        if (column.starts_with(prefix)) columns.insert(column);
     for (const std::string& column : columns) {
       auto made = over_stages(run, [&](const Metrics& metrics) {
         Columns values = metrics.column(column);
         values.resize(metrics.size(), std::numeric_limits<double>::quiet_NaN());
         return values;
       });
-      const std::string part = column.substr(3);
+      const std::string part = column.substr(prefix.size());
       const auto same = std::find_if(curves.begin(), curves.end(), [&](const auto& other) {
         return std::equal(other.second.steps.y.begin(), other.second.steps.y.end(), made.steps.y.begin(), made.steps.y.end(),
                           [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); });
@@ -169,8 +181,9 @@ RunChart rates_chart(const std::vector<RunView>& runs) {
         same->first += ", " + part;
     }
     for (auto& [parts, made] : curves) {
-      const std::string name = curves.size() == 1 ? (runs.size() > 1 ? run.name : "all parts") : (runs.size() > 1 ? run.name + ": " : "") + parts;
-      add(chart, made, name, color++, {});
+      const bool whole = curves.size() == 1 && columns.size() > 1;
+      const std::string name = whole ? (runs.size() > 1 ? run.name : "all parts") : (runs.size() > 1 ? run.name + ": " : "") + parts;
+      add(chart, made, name, color++, figure.smooth ? smoothings : std::vector<double>());
     }
     if (curves.empty()) ++color;
   }
@@ -224,7 +237,8 @@ std::vector<RunChart> run_charts(const std::vector<RunView>& runs, const std::ve
     }
     if (any) charts.push_back(std::move(chart));
   }
-  if (RunChart rates = rates_chart(runs); !rates.by_step.curves.empty()) charts.push_back(std::move(rates));
+  for (const PartFigure& figure : kPartFigures)
+    if (RunChart chart = parts_chart(runs, figure, smoothings); !chart.by_step.curves.empty()) charts.push_back(std::move(chart));
   for (const std::string& figure : evaluation_figures(runs)) charts.push_back(evaluation_chart(runs, figure));
   return charts;
 }

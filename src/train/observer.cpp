@@ -71,7 +71,8 @@ Json TrainState::to_json() const {
           {"evaluation", evaluation},
           {"measured", measured},
           {"metrics_bytes", metrics_bytes},
-          {"ledger_bytes", ledger_bytes}};
+          {"ledger_bytes", ledger_bytes},
+          {"wandb_bytes", wandb_bytes}};
 }
 
 TrainState TrainState::from_json(const Json& json, std::string_view where) {
@@ -86,35 +87,36 @@ TrainState TrainState::from_json(const Json& json, std::string_view where) {
   state.measured = json.value("measured", Json());
   state.metrics_bytes = json_get<uint64_t>(json, "metrics_bytes", where);
   state.ledger_bytes = json_get<uint64_t>(json, "ledger_bytes", where);
+  state.wandb_bytes = json_get_or<uint64_t>(json, "wandb_bytes", 0, where);  // checkpoints of the first versions have none
   return state;
 }
 
-MetricsFile::MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, std::vector<std::pair<std::string, double>> rates,
-                         c10::Device device)
+MetricsFile::MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, Figures rates, c10::Device device)
     : lines_(path, static_cast<int64_t>(keep_bytes)), steps_(steps), rates_(std::move(rates)), device_(device) {}
 
 void MetricsFile::after_step(const TrainState& state, const StepReport& report) {
-  Json line = {{"step", state.step},
-               {"steps", steps_},
-               {"epoch", report.epoch},
-               {"loss", report.loss},
-               {"ce", report.ce},
-               {"v2t", report.v2t},
-               {"t2v", report.t2v},
-               {"grad_norm", report.grad_norm},
+  Json line = {{"step", state.step}, {"steps", steps_},   {"epoch", report.epoch}, {"loss", report.loss},
+               {"ce", report.ce},    {"v2t", report.v2t}, {"t2v", report.t2v}};
+  for (const auto& [source, ce] : report.source_ce) line["ce." + source] = ce;
+  line.update({{"grad_norm", report.grad_norm},
                {"updated", report.updated},
                {"query_len", report.query_lens},
                {"samples", report.samples},
                {"trace", trace_text(report.trace)},
                {"rows", report.rows},
+               {"padded_rows", report.padded_rows},
                {"tokens", report.tokens},
+               {"flops", report.flops},
                {"seconds", report.seconds},
                {"data_wait", report.data_wait},
                {"samples_per_second", per_second(report.samples, report.seconds)},
                {"rows_per_second", per_second(report.rows, report.seconds)},
-               {"memory_bytes", memory_in_use(device_)}};
+               {"memory_bytes", memory_in_use(device_)}});
+  if (report.mfu > 0) line["mfu"] = report.mfu;
   if (report.sent_bytes > 0) line["sent_bytes"] = report.sent_bytes;
   for (const auto& [part, lr] : rates_) line["lr"][part] = lr * report.lr_factor;
+  for (const auto& [part, norm] : report.grad_norms) line["grad_norm." + part] = norm;
+  for (const auto& [part, norm] : report.update_norms) line["update_norm." + part] = norm;
   if (!report.ids.empty()) line["ids"] = report.ids;
   lines_.append(dump_json(line, -1));
 }

@@ -2,6 +2,7 @@
 
 #include "fusion/base/error.h"
 #include "fusion/base/log.h"
+#include "fusion/train/figures.h"
 #include "fusion/train/runtime.h"
 
 #include <chrono>
@@ -29,8 +30,8 @@ std::string escaped(const std::string& label) {
 
 class Prometheus : public Observer {
  public:
-  Prometheus(fs::path file, std::vector<std::pair<std::string, double>> rates, c10::Device device)
-      : file_(std::move(file)), rates_(std::move(rates)), device_(device) {}
+  Prometheus(fs::path file, MetricsServer* server, Figures rates, c10::Device device)
+      : file_(std::move(file)), server_(server), rates_(std::move(rates)), device_(device) {}
 
   void after_step(const TrainState& state, const StepReport& report) override {
     report_ = report;
@@ -61,8 +62,20 @@ class Prometheus : public Observer {
       line(fmt::format("{{part=\"{}\"}}", part), value);
     head("fusion_gradient_norm", "gauge", "Global norm of the last step's gradient before clipping.");
     line("", report_.grad_norm);
-    head("fusion_learning_rate", "gauge", "Rates of the last step, by part of the model.");
-    for (const auto& [part, rate] : rates_) line(fmt::format("{{part=\"{}\"}}", escaped(part)), rate * report_.lr_factor);
+    list("fusion_part_gradient_norm", "Norms of the last step's gradient before clipping, by part of the model.", "part", report_.grad_norms);
+    list("fusion_part_update_norm", "Norms of what the last step added to the weights, by part of the model.", "part", report_.update_norms);
+    list("fusion_learning_rate", "Rates of the last step, by part of the model.", "part", rates_, report_.lr_factor);
+    list("fusion_source_cross_entropy", "Mean over the last step's tokens of a data source.", "source", report_.source_ce);
+    head("fusion_query_length", "gauge", "Latents per question in the last step.");
+    line("", mean_query_len(report_));
+    head("fusion_row_efficiency_ratio", "gauge", "Part of rows that are real if micro-batches of the last step were padded.");
+    line("", row_efficiency(report_));
+    head("fusion_flops", "gauge", "Floating-point operations of the last step's forward and backward passes, over all processes.");
+    line("", static_cast<double>(report_.flops));
+    if (report_.mfu > 0) {
+      head("fusion_mfu_ratio", "gauge", "Floating-point operations of the last step as a part of what the devices can do.");
+      line("", report_.mfu);
+    }
     head("fusion_step_duration_seconds", "histogram", "Time of a step, by this process.");
     for (size_t i = 0; i < std::size(kBuckets); ++i) line(fmt::format("_bucket{{le=\"{}\"}}", kBuckets[i]), static_cast<double>(buckets_[i]));
     line("_bucket{le=\"+Inf\"}", static_cast<double>(steps_));
@@ -75,6 +88,8 @@ class Prometheus : public Observer {
     if (!figures_.empty()) head("fusion_evaluation", "gauge", "Figures of the last evaluation; ratios are parts of one.");
     for (const auto& [name, value] : figures_.items())
       if (value.is_number()) line(fmt::format("{{figure=\"{}\"}}", escaped(name)), value.get<double>());
+    if (server_) server_->publish(text_);
+    if (file_.empty()) return;
     try {
       write_file(file_, text_, Sync::no);
     } catch (const Error& error) {  // the next one comes in a second
@@ -87,10 +102,16 @@ class Prometheus : public Observer {
     name_ = name;
     text_ += fmt::format("# HELP {} {}\n# TYPE {} {}\n", name, help, name, type);
   }
+  void list(const std::string& name, const char* help, const char* label, const Figures& figures, double factor = 1) {
+    if (figures.empty()) return;
+    head(name, "gauge", help);
+    for (const auto& [name_of, value] : figures) line(fmt::format("{{{}=\"{}\"}}", label, escaped(name_of)), value * factor);
+  }
   void line(const std::string& rest, double value) { text_ += fmt::format("{}{} {}\n", name_, rest, number(value)); }
 
   const fs::path file_;
-  const std::vector<std::pair<std::string, double>> rates_;
+  MetricsServer* const server_;
+  const Figures rates_;
   const c10::Device device_;
   StepReport report_;
   Json figures_ = Json::object();
@@ -102,8 +123,8 @@ class Prometheus : public Observer {
 
 }  // namespace
 
-std::unique_ptr<Observer> make_prometheus(const fs::path& file, std::vector<std::pair<std::string, double>> rates, c10::Device device) {
-  return std::make_unique<Prometheus>(file, std::move(rates), device);
+std::unique_ptr<Observer> make_prometheus(const fs::path& file, MetricsServer* server, Figures rates, c10::Device device) {
+  return std::make_unique<Prometheus>(file, server, std::move(rates), device);
 }
 
 }  // namespace fusion

@@ -8,6 +8,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <utility>
+
 namespace fusion {
 namespace {
 
@@ -44,7 +46,7 @@ std::string summary(const Recipe& recipe, const RunFolder& run) {
 }  // namespace
 
 ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overrides, const std::string& version, const Ranks& ranks,
-                    const DrawSnapshots& snapshots) {
+                    const DrawSnapshots& snapshots, std::optional<ProfileSteps> profile) {
   check_stages(recipe);
   signals::install();
   const RuntimeConfig& runtime = recipe.stages.front().config.runtime;
@@ -65,18 +67,22 @@ ExitCode run_recipe(const Recipe& recipe, const std::vector<std::string>& overri
       log::info("{}: finished before, see {}", title, folder.root.string());
     } else {
       const StageJob job{title,
+                         recipe.name,
+                         recipe.staged ? stage.name : "",
                          stage.config,
                          recipe.origins[i],
                          folder,
                          previous,
                          recipe.digest,
                          setup_runtime(stage.config.runtime, ranks.local_rank, ranks.local_world),
-                         snapshots};
+                         snapshots,
+                         std::exchange(profile, std::nullopt)};
       const ExitCode code = Trainer(job, processes).run();
       if (code != ExitCode::done) return code;
     }
     previous = folder;
   }
+  FUSION_CHECK(!profile, "train: --profile: every stage of {} is finished; there is no step to look at", run.path().string());
   if (processes.first()) log::info("all is done\n{}", summary(recipe, run));
   return ExitCode::done;
 }

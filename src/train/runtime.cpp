@@ -39,6 +39,28 @@ int64_t memory_in_use(c10::Device device) {
   return space == std::string::npos ? 0 : std::stoll(statm.substr(space)) * sysconf(_SC_PAGESIZE);
 }
 
+double known_peak_flops(const std::string& name, ComputeDtype dtype) {
+  struct Model {
+    const char* part;
+    double bf16, fp32;
+  };
+  static constexpr Model kModels[] = {{"H100 PCIe", 756e12, 51e12}, {"H100", 989e12, 67e12},   {"H200", 989e12, 67e12},
+                                      {"H20", 148e12, 44e12},       {"A100", 312e12, 19.5e12}, {"A800", 312e12, 19.5e12}};
+  for (const Model& model : kModels)
+    if (name.find(model.part) != std::string::npos) return dtype == ComputeDtype::bf16 ? model.bf16 : model.fp32;
+  return 0;
+}
+
+double device_peak_flops(double tflops, ComputeDtype dtype, c10::Device device) {
+  if (tflops > 0) return tflops * 1e12;
+  const fs::path gpus = "/proc/driver/nvidia/gpus";  // a machine's GPUs are of one model
+  std::error_code none;
+  if (!device.is_cuda() || !fs::is_directory(gpus, none)) return 0;
+  for (const auto& entry : fs::directory_iterator(gpus, none))
+    if (const fs::path facts = entry.path() / "information"; fs::exists(facts, none)) return known_peak_flops(read_file(facts), dtype);
+  return 0;
+}
+
 std::vector<std::pair<std::string, std::string>> runtime_facts() {
   return {{"libtorch", TORCH_VERSION},
           {"cpu_capability", at::get_cpu_capability()},

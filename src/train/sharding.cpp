@@ -6,7 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/native/Resize.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <set>
@@ -340,11 +340,11 @@ void Sharding::end_step() {
   }
 }
 
-double Sharding::sum_over_parts(double mine) {
-  if (zero_ == 0) return mine;
-  const at::Tensor sum = at::full({1}, mine, at::kDouble);
-  group_.all_reduce(sum, ReduceOp::sum, "gradient norm");
-  return sum.item<double>();
+void Sharding::sum_over_parts(std::vector<double>& mine, const std::string& name) {
+  if (zero_ == 0) return;
+  const at::Tensor sum = at::tensor(mine, at::kDouble);
+  group_.all_reduce(sum, ReduceOp::sum, name);
+  std::copy_n(sum.const_data_ptr<double>(), mine.size(), mine.begin());
 }
 
 }  // namespace fusion

@@ -6,12 +6,11 @@
 #include "fusion/infer/session.h"
 #include "fusion/model/io/assign.h"
 #include "fusion/train/data_plan.h"
-#include "fusion/train/prometheus.h"
 #include "fusion/train/runtime.h"
 #include "fusion/train/snapshot.h"
-#include "fusion/train/tensorboard.h"
 
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
 #include <chrono>
@@ -42,10 +41,17 @@ News agree(Communicator& comm, bool rejected, bool saving) {
   return {static_cast<signals::Request>(flag[0]), flag[1] != 0, flag[2] != 0, flag[3] != 0};
 }
 
+std::vector<std::string> source_names(const Mixture& mixture) {
+  std::vector<std::string> names;
+  for (const SourceInfo& source : mixture.sources()) names.push_back(source.name);
+  return names;
+}
+
 }  // namespace
 
 Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_(job.config), processes_(processes), comm_(processes.all()) {
   if (processes.first()) make_directories(job.folder.root);
+  open_port();
   whereabouts::set_work("reading the data's index");
   build_data();
   whereabouts::set_work("building the model");
@@ -53,7 +59,9 @@ Trainer::Trainer(const StageJob& job, Processes& processes) : job_(job), config_
   check_space();
   whereabouts::set_work("loading weights");
   start_or_resume();
+  check_profile();
   open_outputs();
+  open_loader();
 }
 
 Trainer::~Trainer() = default;
@@ -86,8 +94,15 @@ void Trainer::build_model() {
                                  config_.train.accumulate == Accumulate::whole};
   sharding_ = std::make_unique<Sharding>(model_->parameters(), model_->forward_order(), sharding, *groups.shard, groups.replicas);
   optimizer_ = std::make_unique<AdamW>(model_->parameters(), rules_, config_.optimizer);
-  engine_ = std::make_unique<StepEngine>(*model_, *sharding_, *optimizer_, *schedule_, config_, comm_);
+  engine_ = std::make_unique<StepEngine>(*model_, *sharding_, *optimizer_, *schedule_, config_, comm_, source_names(*mixture_));
   writer_ = std::make_unique<CheckpointWriter>(job_.folder.checkpoints(), comm_);
+}
+
+void Trainer::check_profile() const {
+  if (!job_.profile) return;
+  const auto [first, last] = *job_.profile;
+  FUSION_CHECK(last <= plan_->steps(), "train: --profile steps={}..{}: {} has {} steps", first, last, job_.title, plan_->steps());
+  FUSION_CHECK(first > state_.step, "train: --profile steps={}..{}: step {} of {} is done; profile later ones", first, last, state_.step, job_.title);
 }
 
 void Trainer::check_space() const {
@@ -135,17 +150,7 @@ void Trainer::start_or_resume() {
   sharding_->publish();
 }
 
-void Trainer::open_outputs() {
-  if (processes_.first()) {
-    ledger_ = std::make_unique<Ledger>(job_.folder.ledger(), static_cast<int64_t>(state_.ledger_bytes));
-    auto metrics = std::make_unique<MetricsFile>(job_.folder.metrics(), state_.metrics_bytes, plan_->steps(), part_rates(rules_), job_.device);
-    metrics_ = metrics.get();
-    observers_.push_back(std::move(metrics));
-    if (config_.log.tensorboard) observers_.push_back(make_tensorboard(job_.folder.root / "tb", state_.step, part_rates(rules_), job_.device));
-    if (config_.log.prometheus) observers_.push_back(make_prometheus(job_.folder.root / "metrics.prom", part_rates(rules_), job_.device));
-    observers_.push_back(make_console({job_.title, plan_->steps(), state_.step, config_.log.every, config_.optimizer.lr}, job_.device));
-  }
-
+void Trainer::open_loader() {
   const Loader::Options options{stage_samples(config_.data, model_->config()), config_.data.workers, config_.data.prefetch};
   auto plan = std::make_shared<DataPlan>(config_, model_->config(), *plan_, mixture_, comm_.rank(), comm_.world(), state_.step);
   loader_ = std::make_unique<Loader>(mixture_, encoder_, options, [plan] { return plan->next(); });
@@ -161,7 +166,9 @@ ExitCode Trainer::run() {
   announce();
   while (state_.step < plan_->steps()) {
     whereabouts::set_step(state_.step + 1);
+    if (profile_) profile_->before_step(state_.step + 1);
     const StepReport report = train_step();
+    if (profile_) profile_->after_step(state_.step + 1);
     state_.advance(report);
     for (const auto& observer : observers_) observer->after_step(state_, report);
     guard(report);
@@ -182,6 +189,7 @@ ExitCode Trainer::run() {
 }
 
 std::vector<Batch> Trainer::next_batches(double& waited) {
+  RECORD_USER_SCOPE("waiting for samples");
   whereabouts::set_work("waiting for samples");
   std::vector<Batch> batches;
   const auto start = Clock::now();
@@ -218,6 +226,7 @@ void Trainer::settle_rejections() {
 }
 
 StepReport Trainer::train_step() {
+  RECORD_USER_SCOPE(fmt::format("step {}", state_.step + 1));
   const auto start = Clock::now();
   double waited = 0;
   auto batches = next_batches(waited);
@@ -226,6 +235,7 @@ StepReport Trainer::train_step() {
   report.epoch = plan_->epoch(state_.step);
   report.data_wait = waited;
   report.seconds = seconds_since(start);
+  if (peak_flops_ > 0) report.mfu = static_cast<double>(report.flops) / (report.seconds * peak_flops_);
   return report;
 }
 
@@ -301,6 +311,7 @@ void Trainer::begin_save(bool background) {
     ledger_->sync();
     state_.ledger_bytes = ledger_->bytes();
     state_.metrics_bytes = metrics_->sync();
+    if (wandb_) state_.wandb_bytes = wandb_->sync();
     return "";
   });
   writer_->begin(state_.step, content(), digests(), background);
@@ -350,6 +361,7 @@ void Trainer::finish() {
     if (!processes_.first()) return "";
     whereabouts::set_work("writing the export");
     if (config_.checkpoint.export_model) export_model();
+    if (wandb_) wandb_->finish();
     write_file(job_.folder.finished(),
                dump_json({{"steps", state_.step}, {"samples", state_.samples}, {"tokens", state_.tokens}, {"evaluation", state_.evaluation}}));
     return "";

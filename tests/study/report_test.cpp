@@ -92,6 +92,17 @@ TEST(Report, CurvesPutTheStagesOneAfterAnother) {
   const auto& rates = chart(charts, "lr").by_step.curves;
   ASSERT_EQ(rates.size(), 2u);
   EXPECT_EQ(rates[0].name, "decoder, head");
+  // Each part of the model and each data source has its curve, with gaps where a step has none of it.
+  const auto& norms = chart(charts, "parts_grad_norm").by_step.curves;
+  ASSERT_EQ(norms.size(), 2u);
+  EXPECT_EQ(norms[1].name, "head");
+  EXPECT_EQ(norms[1].y[0], 30);
+  const auto& sources = chart(charts, "parts_ce").by_step.curves;
+  ASSERT_EQ(sources.size(), 2u);
+  EXPECT_EQ(sources[0].name, "answers");
+  EXPECT_TRUE(std::isnan(sources[0].y[1]));
+  EXPECT_EQ(sources[0].y[2], 10.0 / 3);
+  EXPECT_EQ(chart(charts, "mfu").by_step.curves.at(0).y[0], 25);
   const Curve& held_out = chart(charts, "eval_exact_match").by_time.curves.at(0);
   EXPECT_EQ(held_out.x, (std::vector<double>{8}));
   EXPECT_TRUE(held_out.dots);

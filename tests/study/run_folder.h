@@ -43,6 +43,10 @@ struct HandMadeRun {
                       {"data_wait", 0.1},
                       {"samples_per_second", 4.0},
                       {"memory_bytes", 1000000},
+                      {"mfu", 0.25},
+                      {step < 3 ? "ce.captions" : "ce.answers", loss},
+                      {"grad_norm.decoder", 2 * loss},
+                      {"grad_norm.head", 3 * loss},
                       {"lr", {{"decoder", 0.5}, {"head", 0.5}, {"vision_tower", 0.25}}}},
                      -1);
   }

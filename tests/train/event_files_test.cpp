@@ -64,11 +64,12 @@ TEST(EventFiles, RecordsHoldVersionStepsAndScalars) {
 
 TEST(PrometheusText, IsOfItsFormat) {
   const test::TempFolder folder;
-  const auto observer = make_prometheus(folder / "metrics.prom", {{"decoder \"x\"", 2.0}}, c10::kCPU);
+  const auto observer = make_prometheus(folder / "metrics.prom", nullptr, {{"decoder \"x\"", 2.0}}, c10::kCPU);
   TrainState state;
   state.step = 3, state.tokens = 40;
   StepReport report;
   report.loss = 1.5, report.seconds = 0.3, report.data_wait = 0.1, report.lr_factor = 0.5;
+  report.grad_norms = {{"decoder", 0.5}}, report.source_ce = {{"a \"b\"", 2.5}}, report.query_lens = {4, 16}, report.mfu = 0.25;
   report.grad_norm = std::numeric_limits<double>::quiet_NaN();
   observer->after_step(state, report);
   observer->after_step(state, report);
@@ -82,7 +83,8 @@ TEST(PrometheusText, IsOfItsFormat) {
   for (const char* line :
        {"fusion_train_tokens_total 40\n", "fusion_loss{part=\"total\"} 1.5\n", "fusion_step_duration_seconds_bucket{le=\"0.25\"} 0\n",
         "fusion_step_duration_seconds_bucket{le=\"0.5\"} 2\n", "fusion_step_duration_seconds_count 2\n", "fusion_gradient_norm NaN\n",
-        "fusion_learning_rate{part=\"decoder \\\"x\\\"\"} 1\n", "fusion_evaluation{figure=\"exact_match\"} 0.25\n"})
+        "fusion_part_gradient_norm{part=\"decoder\"} 0.5\n", "fusion_source_cross_entropy{source=\"a \\\"b\\\"\"} 2.5\n", "fusion_query_length 10\n",
+        "fusion_mfu_ratio 0.25\n", "fusion_learning_rate{part=\"decoder \\\"x\\\"\"} 1\n", "fusion_evaluation{figure=\"exact_match\"} 0.25\n"})
     EXPECT_THAT(text, HasSubstr(line));
 }
 

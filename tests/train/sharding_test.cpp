@@ -68,7 +68,7 @@ struct Rig {
     sharding = std::make_unique<Sharding>(model->parameters(), model->forward_order(), ShardingOptions{options.zero, options.reduce, options.whole},
                                           group, replicas);
     optimizer = std::make_unique<AdamW>(model->parameters(), rules, config.optimizer);
-    engine = std::make_unique<StepEngine>(*model, *sharding, *optimizer, schedule, config, all);
+    engine = std::make_unique<StepEngine>(*model, *sharding, *optimizer, schedule, config, all, std::vector<std::string>{"a", "b", "c"});
     model->parameters().initialize(3);
     sharding->publish();
   }
@@ -80,6 +80,7 @@ struct Rig {
     config.optimizer.clip_norm = 0.5;
     config.schedule.warmup_ratio = 0;
     config.runtime.lanes = options.lanes;
+    config.log.update_norms = true;
     if (!options.frozen.empty()) {
       config.train.rules.emplace_back();
       config.train.rules.back().match = options.frozen;
@@ -166,16 +167,31 @@ Result train_on(int64_t world, const Options& options) {
     for (size_t s = 0; s < other.reports.size(); ++s) {
       EXPECT_EQ(other.reports[s].loss, results[0].reports[s].loss);
       EXPECT_EQ(other.reports[s].grad_norm, results[0].reports[s].grad_norm);
+      EXPECT_EQ(other.reports[s].grad_norms, results[0].reports[s].grad_norms);
+      EXPECT_EQ(other.reports[s].update_norms, results[0].reports[s].update_norms);
+      EXPECT_EQ(other.reports[s].source_ce, results[0].reports[s].source_ce);
     }
     results[0].held = std::max(results[0].held, other.held);
   }
   return std::move(results[0]);
 }
 
+void expect_near(const Figures& a, const Figures& b, double relative, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size()) << what;
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].first, b[i].first) << what;
+    EXPECT_NEAR(a[i].second, b[i].second, relative * a[i].second) << what << " " << a[i].first;
+  }
+}
+
 void expect_near(const Result& a, const Result& b, double relative, const std::string& what) {
   for (size_t s = 0; s < a.reports.size(); ++s) {
     EXPECT_NEAR(a.reports[s].loss, b.reports[s].loss, relative * a.reports[s].loss) << what << " step " << s;
     EXPECT_NEAR(a.reports[s].grad_norm, b.reports[s].grad_norm, 20 * relative * a.reports[s].grad_norm) << what << " step " << s;
+    expect_near(a.reports[s].source_ce, b.reports[s].source_ce, 10 * relative, what);
+    expect_near(a.reports[s].grad_norms, b.reports[s].grad_norms, 100 * relative, what);
+    expect_near(a.reports[s].update_norms, b.reports[s].update_norms, 1000 * relative, what);
+    EXPECT_EQ(a.reports[s].flops, b.reports[s].flops);
     EXPECT_EQ(a.reports[s].tokens, b.reports[s].tokens);
     EXPECT_EQ(a.reports[s].samples, b.reports[s].samples);
     EXPECT_TRUE(b.reports[s].updated);

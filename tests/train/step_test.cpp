@@ -1,5 +1,6 @@
 #include "fusion/train/step.h"
 
+#include "fusion/model/io/names.h"
 #include "tiny.h"
 
 #include <ATen/Parallel.h>
@@ -34,7 +35,7 @@ struct Rig {
     sharding = std::make_unique<Sharding>(model->parameters(), model->forward_order(), ShardingOptions{}, comm, nullptr);
     optimizer = std::make_unique<AdamW>(model->parameters(), rules, config.optimizer);
     schedule = std::make_unique<Schedule>(config.schedule, 100);
-    engine = std::make_unique<StepEngine>(*model, *sharding, *optimizer, *schedule, config, comm);
+    engine = std::make_unique<StepEngine>(*model, *sharding, *optimizer, *schedule, config, comm, std::vector<std::string>{"x", "y", "x"});
   }
 
   std::vector<at::Tensor> weights() const {
@@ -89,6 +90,96 @@ TEST(Step, GradientsOfBothSplitsAgree) {
     const double norm = at::linalg_vector_norm(x).item<double>();
     EXPECT_LE(at::linalg_vector_norm(x - y).item<double>(), 1e-5 * norm + 1e-9) << moment.name();
   }
+}
+
+TEST(Step, NormsAreThoseOfTheParts) {
+  Config config;
+  config.optimizer.clip_norm = 0;
+  config.log.update_norms = true;
+  Rig run(config);
+  const auto before = run.weights();
+  const StepReport report = run.engine->run(0, four_samples());
+  const auto after = run.weights();
+
+  // The first moment of a first step is the gradient times 1 - beta1; all parameters train in this model.
+  std::map<std::string, double> gradients, updates;
+  double all = 0;
+  for (const AdamW::Moment& moment : run.optimizer->state()) {
+    if (moment.kind != std::string("exp_avg")) continue;
+    const double norm = at::linalg_vector_norm(moment.value.to(at::kDouble)).item<double>() / (1 - run.config.optimizer.beta1);
+    gradients[part_of(moment.parameter->name)] += norm * norm, all += norm * norm;
+  }
+  for (size_t i = 0; i < before.size(); ++i) {
+    const Parameter& parameter = run.model->parameters().all()[i];
+    const double norm = at::linalg_vector_norm((after[i] - before[i]).to(at::kDouble)).item<double>();
+    if (parameter.used) updates[part_of(parameter.name)] += norm * norm;
+  }
+  EXPECT_NEAR(report.grad_norm, std::sqrt(all), 1e-5 * std::sqrt(all));
+  ASSERT_EQ(report.grad_norms.size(), gradients.size());
+  ASSERT_EQ(report.update_norms.size(), gradients.size());
+  EXPECT_GE(gradients.size(), 6u);
+  for (const auto& [part, norm] : report.grad_norms) EXPECT_NEAR(norm, std::sqrt(gradients.at(part)), 1e-5 * norm) << part;
+  for (const auto& [part, norm] : report.update_norms) {
+    EXPECT_GT(norm, 0);
+    EXPECT_NEAR(norm, std::sqrt(updates.at(part)), 1e-5 * norm) << part;
+  }
+}
+
+TEST(Step, MeasuringUpdatesChangesNoBit) {
+  Config config;
+  config.log.update_norms = true;
+  Rig measured(config), plain;
+  for (int64_t step = 0; step < 3; ++step) {
+    measured.engine->run(step, four_samples());
+    EXPECT_TRUE(plain.engine->run(step, four_samples()).update_norms.empty());
+  }
+  EXPECT_EQ(largest_difference(measured.weights(), plain.weights()), 0.0);
+}
+
+TEST(Step, EachSourceHasTheMeanOfItsTokens) {
+  // Samples 1, 2, 5, 3, 4 are of data sets 1, 2, 2, 0, 1, of which the first and the last share their name.
+  const auto samples = [] {
+    auto all = four_samples();
+    all.push_back(tiny_sample(4, 6));
+    return all;
+  };
+  for (const Average average : {Average::token, Average::released}) {
+    Config config;
+    config.loss.average = average;
+    Rig run(config), reference(config);
+    const StepContext context{draw_query_len(run.config.card, 0, 0, 0), run.config.data.max_length};
+    std::map<std::string, double> sums, counts;
+    for (const Batch& sample : samples()) {
+      const LossSums plain = reference.model->score(sample, context).sums;
+      const std::string name = sample.sources[0] == 1 ? "y" : "x";
+      sums[name] += plain.ce.item<double>(), counts[name] += static_cast<double>(plain.ce_count);
+    }
+    // Neighbours of one source, sources that change, an empty micro-batch.
+    const auto all = samples();
+    const StepReport report = run.engine->run(0, {test::join({all[0], all[1], all[2]}), Batch{}, test::join({all[3], all[4]})});
+    ASSERT_EQ(report.source_ce.size(), 2u);
+    for (const auto& [name, ce] : report.source_ce) EXPECT_NEAR(ce, sums.at(name) / counts.at(name), 1e-5) << name;
+    // A source without samples in the step has no figure.
+    const StepReport one = run.engine->run(1, {all[0]});
+    ASSERT_EQ(one.source_ce.size(), 1u);
+    EXPECT_EQ(one.source_ce[0].first, "y");
+    EXPECT_NEAR(one.source_ce[0].second, one.ce, 1e-6);
+  }
+}
+
+TEST(Step, CountsPaddingAndArithmetic) {
+  Rig run;
+  const auto samples = four_samples();
+  const StepReport apart = run.engine->run(0, four_samples()), joined = run.engine->run(0, {test::join(samples)});
+  EXPECT_EQ(apart.padded_rows, apart.rows);  // each micro-batch is one sample
+  EXPECT_EQ(joined.rows, apart.rows);
+  EXPECT_EQ(joined.padded_rows % 4, 0);
+  EXPECT_GT(joined.padded_rows, joined.rows);
+  const StepContext context{draw_query_len(run.config.card, 0, 0, 0), run.config.data.max_length};
+  double flops = 0;
+  for (const Batch& sample : samples)
+    for (const FlopsPart& part : count_flops(run.model->config(), run.model->parameters(), {}, sample, context, false)) flops += part.trained();
+  EXPECT_NEAR(static_cast<double>(apart.flops), flops, 100);
 }
 
 TEST(Step, EmptyMicroStepsChangeNothing) {

@@ -35,6 +35,7 @@ inline ModelConfig tiny_model() {
 }
 
 /// Sample `number`: with a picture and one question unless `number` is a multiple of 5, `answer` supervised tokens.
+/// It is of data set `number` % 3.
 inline Batch tiny_sample(uint64_t number, int64_t answer) {
   RandomStream draw({number, 17});
   const auto token = [&] { return 3 + static_cast<int64_t>(draw.below(37)); };
@@ -43,6 +44,7 @@ inline Batch tiny_sample(uint64_t number, int64_t answer) {
   batch.ids = {"sample-" + std::to_string(number)};
   batch.images = {picture ? "a.png" : ""};
   batch.positions = {static_cast<int64_t>(number)};
+  batch.sources = {static_cast<int64_t>(number % 3)};
   batch.has_tiles = {picture};
   batch.input_ids = {1, kLatent, 2};
   if (picture) batch.input_ids.insert(batch.input_ids.end(), {1, kImage, 2});
@@ -73,6 +75,7 @@ inline Batch join(const std::vector<Batch>& parts) {
     append(batch.ids, part.ids);
     append(batch.images, part.images);
     append(batch.positions, part.positions);
+    append(batch.sources, part.sources);
     append(batch.has_tiles, part.has_tiles);
     append(batch.input_ids, part.input_ids);
     append(batch.labels, part.labels);

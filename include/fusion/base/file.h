@@ -106,7 +106,8 @@ void write_file(const fs::path& path, std::string_view text, Sync sync = Sync::y
 class LineWriter {
  public:
   /// Opens or creates. `keep_bytes`: truncates to that size first (lines after a checkpoint are dropped on resume).
-  explicit LineWriter(const fs::path& path, int64_t keep_bytes = -1);
+  /// `lines` false: for bytes, where a torn end is not made a line.
+  explicit LineWriter(const fs::path& path, int64_t keep_bytes = -1, bool lines = true);
   ~LineWriter();
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;

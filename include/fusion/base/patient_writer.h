@@ -8,7 +8,7 @@ namespace fusion {
 class PatientWriter {
  public:
   /// As LineWriter; opening does not wait but throws.
-  explicit PatientWriter(const fs::path& path, int64_t keep_bytes = -1) : path_(path), file_(path, keep_bytes) {}
+  explicit PatientWriter(const fs::path& path, int64_t keep_bytes = -1, bool lines = true) : path_(path), file_(path, keep_bytes, lines) {}
 
   void append(std::string_view line) { append_bytes(std::string(line) + '\n'); }
   /// Warns when the first bytes have to wait, and says when all are written again.

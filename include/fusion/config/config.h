@@ -193,8 +193,9 @@ struct CheckpointConfig {
 
 struct LogConfig {
   std::string level = "info";
-  int64_t every = 1, snapshots = 0;
-  bool tensorboard = false, prometheus = false;
+  int64_t every = 1, snapshots = 0, prometheus_port = 0;
+  bool tensorboard = false, prometheus = false, wandb = false, update_norms = false;
+  double peak_tflops = 0.0;
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -204,6 +205,11 @@ struct LogConfig {
       v.at_least(0));
     v("tensorboard", tensorboard, "Also write event files for TensorBoard: tb/ in the folder of the stage.");
     v("prometheus", prometheus, "Also keep metrics.prom in the folder of the stage, for Prometheus' textfile collector.");
+    v("prometheus_port", prometheus_port, "Port of this machine's own address 127.0.0.1 that answers GET /metrics; 0 = none.", v.between(0, 65535));
+    v("wandb", wandb, "Also keep an offline run for Weights & Biases: wandb/ in the folder of the stage, for `wandb sync`.");
+    v("update_norms", update_norms, "Also the norm of each update by part of the model: a pass over the weights and one wait per step.");
+    v("peak_tflops", peak_tflops, "What one device can do at best, in 10^12 operations per second, for the MFU; 0 = as known for its model.",
+      v.at_least(0.0));
   }
 };
 

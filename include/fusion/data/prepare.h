@@ -23,6 +23,7 @@ struct SampleOptions {
 struct PreparedSample {
   std::string id, image;
   int64_t position = 0;  // in the epoch's order
+  int64_t source = 0;    // index of its data set
   EncodedConversation text;
   std::vector<uint8_t> tiles;  // [5, R, R, 3]; empty = text only
 };

@@ -52,6 +52,7 @@ struct Batch {
   std::vector<std::string> ids;     // [B] sample ids
   std::vector<std::string> images;  // [B] picture paths, empty = text only
   std::vector<int64_t> positions;   // [B] place of each sample in the epoch's order
+  std::vector<int64_t> sources;     // [B] index of each sample's data set in the mixture; empty where nobody asks
   std::vector<int64_t> input_ids;   // rows of all samples, masked tokens already removed; kImage, kLatent placeholders
   std::vector<int64_t> labels;      // same rows
   Offsets tokens;                   // [B]

@@ -44,8 +44,8 @@ class Decoder {
   at::Tensor forward(Tape& tape, at::Tensor hidden, std::shared_ptr<const DecoderRows> rows, const at::Tensor& windows,
                      std::shared_ptr<const AssemblyLayout> layout, const std::vector<int64_t>* wanted, const RecomputeConfig& recompute,
                      const Probe* probe, KvCache* cache) const;
-  /// Sum of the cross entropy of hidden [n, D] against targets [n]; 0-d leaf of the tape.
-  at::Tensor loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets) const;
+  /// Sum of the cross entropy of hidden [n, D] against targets [n]; 0-d leaf of the tape. `rows` becomes what each target adds to it, fp32 [n].
+  at::Tensor loss(Tape& tape, const at::Tensor& hidden, const std::vector<int64_t>& targets, at::Tensor& rows) const;
   /// fp32 logits [n, V] of hidden [n, D].
   at::Tensor logits(const at::Tensor& hidden) const;
   at::Tensor final_norm(const at::Tensor& hidden) const { return norm_(hidden); }

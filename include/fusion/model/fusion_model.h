@@ -58,6 +58,7 @@ struct StepContext {
 struct LossSums {
   at::Tensor ce, v2t, t2v;
   int64_t ce_count = 0, v2t_count = 0, t2v_count = 0;
+  at::Tensor ce_rows;  // fp32 [ce_count], what each target adds to ce, sample by sample, without graph
 };
 
 /// Keys and values of one decoder layer, [B, kv heads, capacity, head size], and the rows filled so far per sample.

@@ -26,8 +26,9 @@ at::Tensor attend_windows(const at::Tensor& q, const at::Tensor& k, const at::Te
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int64_t rotated);
 
 /// Sum over rows of the cross entropy of x @ weight^T against labels, without keeping [R, V]: logits live for `chunk` rows at a time.
-/// x [R, D], weight [V, D], labels int64 [R], all >= 0. Returns 0-d fp32.
-at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, int64_t chunk = 2048);
+/// x [R, D], weight [V, D], labels int64 [R], all >= 0; `row_losses`, unless undefined, fp32 [R], is filled with each row's part. Returns 0-d fp32.
+at::Tensor linear_cross_entropy_sum(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& labels, const at::Tensor& row_losses = {},
+                                    int64_t chunk = 2048);
 
 /// Sum over rows of weight * (1 - cos(a, b)), each row normalised with eps 1e-12 (model.md 6). a, b [R, D], weight fp32 [R]. Returns 0-d fp32.
 at::Tensor cosine_distance_sum(const at::Tensor& a, const at::Tensor& b, const at::Tensor& weight);

@@ -1,25 +1,9 @@
-// What a micro-batch costs, known before any weight exists: floating-point operations by formula, memory by running the step on the meta device.
+// The memory of a step, known before any weight exists: the step runs on the meta device.
 #pragma once
 
-#include "fusion/model/fusion_model.h"
+#include "fusion/model/flops.h"
 
 namespace fusion {
-
-/// Multiplications and additions of matrix products and attention (guides: 2 per weight and row, attention by the pairs that see each other,
-/// a causal decoder's half). Elementwise work is not counted.
-struct FlopsPart {
-  std::string name;
-  double forward = 0, backward = 0, recompute = 0;
-
-  double trained() const { return forward + backward; }  // what MFU counts
-  double all() const { return forward + backward + recompute; }
-};
-
-/// Of one micro-batch, by part: vision, vision attention, projectors, decoder, decoder attention, head, interaction layers,
-/// interaction attention. Frozen parts, and parts
-/// that no gradient has to pass, have less backward; `store` says what trains.
-std::vector<FlopsPart> count_flops(const ModelConfig& config, const ParameterStore& store, const RecomputeConfig& recompute, const Batch& batch,
-                                   const StepContext& step, bool skip_text_only_vision);
 
 /// Bytes on one process, fp32 masters included; nothing is sharded.
 struct StepMemory {

@@ -18,6 +18,7 @@ struct TrainState {
   Json measured;               // the last in-loop evaluation: its step and figures; null before the first
   uint64_t metrics_bytes = 0;  // sizes of the files as of this state: what was written later is dropped on resume
   uint64_t ledger_bytes = 0;
+  uint64_t wandb_bytes = 0;  // 0 = there is none
 
   void advance(const StepReport& report);
   Json to_json() const;
@@ -37,7 +38,7 @@ class Observer {
 class MetricsFile : public Observer {
  public:
   /// `keep_bytes`: size to truncate to. `steps`: of the whole stage, for those who watch. `rates`: peak rates as in part_rates.
-  MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, std::vector<std::pair<std::string, double>> rates, c10::Device device);
+  MetricsFile(const fs::path& path, uint64_t keep_bytes, int64_t steps, Figures rates, c10::Device device);
   void after_step(const TrainState& state, const StepReport& report) override;
   void after_evaluation(const TrainState& state, const Json& figures) override;
   /// Makes the file durable; its size. Throws ExitCode::io.
@@ -46,7 +47,7 @@ class MetricsFile : public Observer {
  private:
   PatientWriter lines_;
   const int64_t steps_;
-  std::vector<std::pair<std::string, double>> rates_;
+  Figures rates_;
   c10::Device device_;
 };
 

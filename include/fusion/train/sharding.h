@@ -57,8 +57,8 @@ class Sharding {
   /// Bytes that this rank has sent so far in its groups.
   int64_t sent_bytes() const { return group_.sent_bytes() + (replicas_ ? replicas_->sent_bytes() : 0); }
 
-  /// Sum over the ranks of a number that each has of its own part; the number itself where nothing is cut.
-  double sum_over_parts(double mine);
+  /// Sums over the ranks of numbers that each has of its own part, in place; nothing to do where nothing is cut.
+  void sum_over_parts(std::vector<double>& mine, const std::string& name);
 
  private:
   struct Flat;

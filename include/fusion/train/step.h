@@ -8,19 +8,27 @@
 
 namespace fusion {
 
+/// Numbers with names: of parts of the model, of data sources.
+using Figures = std::vector<std::pair<std::string, double>>;
+
 /// What a step did, the same on all ranks but for times and ids.
 struct StepReport {
   int64_t step = 0, epoch = 0;
   double ce = 0, v2t = 0, t2v = 0, loss = 0;  // averages before the update; loss is the total
   double grad_norm = 0;                       // before clipping
+  Figures source_ce;                          // mean over the step's tokens of each data source that has some
+  Figures grad_norms, update_norms;           // by part of the model; update_norms with log.update_norms, where the step updated
   double lr_factor = 0;                       // of the peak rates
   int64_t samples = 0, rows = 0, tokens = 0;  // trained samples, decoder rows, supervised tokens, over all ranks
+  int64_t padded_rows = 0;                    // rows that micro-batches padded to their longest sample would have
+  int64_t flops = 0;                          // of forward and backward passes over all ranks, without recomputation
   uint64_t trace = 0;                         // of these samples: the sum of their sample_trace()
   std::vector<int64_t> query_lens;            // latents per question; one, or one per micro-step with card.draw=micro_step
   bool finite = true;                         // loss and gradient
   bool updated = false;
   std::vector<std::string> ids;       // this rank's samples, where the step is not finite
   double seconds = 0, data_wait = 0;  // of the whole step; of these, waiting for the loader
+  double mfu = 0;                     // flops per second as a part of what the devices can do; 0 = not known
   int64_t sent_bytes = 0;             // from this rank to others
 };
 
@@ -36,8 +44,9 @@ int64_t draw_query_len(const CardConfig& card, int64_t seed, int64_t step, int64
 
 class StepEngine {
  public:
-  /// All must outlive the engine.
-  StepEngine(const FusionModel& model, Sharding& sharding, AdamW& optimizer, const Schedule& schedule, const Config& config, Communicator& comm);
+  /// All must outlive the engine. `sources`: names of the data sets that Batch::sources counts; those of one name are one.
+  StepEngine(const FusionModel& model, Sharding& sharding, AdamW& optimizer, const Schedule& schedule, const Config& config, Communicator& comm,
+             const std::vector<std::string>& sources = {});
 
   /// Runs optimizer step `step` over this rank's micro-batches, any of which may be empty, and frees them on the way.
   /// Leaves weights and optimizer untouched when the step holds no supervised token anywhere, or a loss or gradient is not finite.
@@ -45,8 +54,9 @@ class StepEngine {
 
  private:
   LossSums accumulate(TapePolicy& policy, const Batch& batch, const StepContext& context, const LossCounts& counts, const LossWeights& weights) const;
-  void add_averages(const LossSums& sums, const LossWeights& weights);
-  void finish_losses(StepReport& report);
+  void add_averages(const LossSums& sums, const LossWeights& weights, const LossCounts& counts, const std::vector<int64_t>& sources);
+  void finish_losses(StepReport& report, std::vector<double> exact);
+  Figures norms(std::vector<double> squares) const;
 
   const FusionModel& model_;
   Sharding& sharding_;
@@ -54,8 +64,12 @@ class StepEngine {
   const Schedule& schedule_;
   const Config& config_;
   Communicator& comm_;
-  std::unique_ptr<CopyLane> copies_;  // with train.recompute.offload
-  at::Tensor averages_;               // fp64 [6] on the device: ce, v2t, t2v; samples; upper and lower half of the trace. Read once per step
+  FlopsCounter flops_;
+  std::vector<std::string> source_names_;  // without repeats
+  std::vector<size_t> source_index_;       // data set of the mixture -> place in source_names_
+  std::unique_ptr<CopyLane> copies_;       // with train.recompute.offload
+  // fp64 on the device, read once per step: ce, v2t, t2v; [sources] sums of ce; samples; upper and lower half of the trace; [sources] tokens.
+  at::Tensor averages_;
 };
 
 }  // namespace fusion

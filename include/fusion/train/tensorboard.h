@@ -11,7 +11,7 @@ class EventFile {
   /// Makes events.out.tfevents.<time>.<host>.<pid> in `folder`. `first_step`: steps done before; 0 = a new run.
   EventFile(const fs::path& folder, int64_t first_step);
   /// Scalars of one step, each under its tag.
-  void scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values);
+  void scalars(int64_t step, const Figures& values);
   const fs::path& path() const { return path_; }
 
  private:
@@ -19,9 +19,8 @@ class EventFile {
   PatientWriter file_;
 };
 
-/// The event file of a stage: losses and their parts, norms, rates, speed, waiting, memory, latents drawn, evaluations.
-std::unique_ptr<Observer> make_tensorboard(const fs::path& folder, int64_t first_step, std::vector<std::pair<std::string, double>> rates,
-                                           c10::Device device);
+/// The event file of a stage: step_figures and evaluation_figures (train/figures.h).
+std::unique_ptr<Observer> make_tensorboard(const fs::path& folder, int64_t first_step, Figures rates, c10::Device device);
 
 /// CRC-32C (Castagnoli), as TFRecords use it.
 uint32_t crc32c(std::string_view bytes);

@@ -6,10 +6,13 @@
 #include "fusion/infer/session.h"
 #include "fusion/train/build.h"
 #include "fusion/train/checkpoint.h"
+#include "fusion/train/metrics_server.h"
 #include "fusion/train/observer.h"
 #include "fusion/train/plan.h"
 #include "fusion/train/processes.h"
+#include "fusion/train/profile.h"
 #include "fusion/train/run_folder.h"
+#include "fusion/train/wandb.h"
 
 namespace fusion {
 
@@ -18,6 +21,8 @@ using DrawSnapshots = std::function<void(const LoadedModel& model, const Mixture
 
 struct StageJob {
   std::string title;  // "stage2 (3/3)"
+  std::string run;    // name of the run
+  std::string stage;  // name of the stage; empty in a run without stages
   Config config;
   Origins origins;
   StageFolder folder;
@@ -25,6 +30,7 @@ struct StageJob {
   std::string config_digest;
   c10::Device device = c10::kCPU;
   DrawSnapshots snapshots;  // may be empty
+  std::optional<ProfileSteps> profile;
 };
 
 class Trainer {
@@ -42,7 +48,10 @@ class Trainer {
   void start_or_resume();
   std::optional<LoadedCheckpoint> find_checkpoint(const std::function<std::optional<LoadedCheckpoint>()>& search);
   void check_space() const;
+  void open_port();
   void open_outputs();
+  void open_loader();
+  void check_profile() const;
   void announce() const;
   std::vector<Batch> next_batches(double& waited);
   StepReport train_step();
@@ -83,8 +92,12 @@ class Trainer {
   std::unique_ptr<CheckpointWriter> writer_;
 
   TrainState state_;
-  MetricsFile* metrics_ = nullptr;  // one of the observers
+  std::unique_ptr<MetricsServer> server_;  // of the first process, with log.prometheus_port
+  MetricsFile* metrics_ = nullptr;         // one of the observers
+  WandbFile* wandb_ = nullptr;             // the same, with log.wandb
   std::vector<std::unique_ptr<Observer>> observers_;
+  std::optional<StepProfile> profile_;
+  double peak_flops_ = 0;  // per second, of all devices; 0 = not known
   int64_t failed_saves_ = 0;
   std::set<std::string> verified_;  // checkpoints that this process has read in full
 };

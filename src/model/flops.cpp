@@ -1,27 +1,11 @@
+#include "fusion/model/flops.h"
+
 #include "fusion/model/layout.h"
-#include "fusion/study/plan_cost.h"
 
 #include <algorithm>
-#include <set>
 
 namespace fusion {
 namespace {
-
-/// Which parts have weights that train, by the names of the parameters.
-class Trains {
- public:
-  explicit Trains(const ParameterStore& store) {
-    for (const Parameter& parameter : store.all())
-      if (parameter.train && parameter.used) names_.insert(parameter.name);
-  }
-  bool operator()(const std::string& prefix) const {
-    const auto at = names_.lower_bound(prefix);
-    return at != names_.end() && at->starts_with(prefix);
-  }
-
- private:
-  std::set<std::string> names_;
-};
 
 /// Products of `rows` rows with `weights` numbers; `input`: the rows need a gradient.
 void add_linear(FlopsPart& part, double rows, double weights, bool trains, bool input) {
@@ -39,14 +23,8 @@ void add_attention(FlopsPart& part, double pairs, double width, bool gradient) {
 
 class Counter {
  public:
-  Counter(const ModelConfig& config, const ParameterStore& store, const Batch& batch, const StepContext& step, bool skip_text_only_vision)
-      : config_(config), trains_(store), tower_(tower_layout(batch, config, skip_text_only_vision)) {
-    const int64_t side = config.tune.output_grid > 0 ? config.tune.output_grid : config.tower.grid();
-    std::vector<bool> vision;
-    for (const int64_t row : tower_.whole_feature) vision.push_back(row >= 0);
-    decoder_ = assembly_layout(batch, side * side, step.query_len, step.max_length, config.card.latents, vision);
-    embeds_ = trains_("model.embed_tokens.");
-  }
+  Counter(const ModelConfig& config, const std::set<std::string>& trains, const TowerLayout& tower, const AssemblyLayout& decoder)
+      : config_(config), names_(trains), tower_(tower), decoder_(decoder), embeds_(trains("model.embed_tokens.")) {}
 
   std::vector<FlopsPart> parts(const RecomputeConfig& recompute) {
     if (tower_.sequences() > 0) {
@@ -69,6 +47,12 @@ class Counter {
   }
 
  private:
+  /// Whether a part has weights that train, by the names of the parameters.
+  bool trains(const std::string& prefix) const {
+    const auto at = names_.lower_bound(prefix);
+    return at != names_.end() && at->starts_with(prefix);
+  }
+
   bool has_pads(int64_t layer) const {
     return layer < config_.early_layers() && std::any_of(tower_.groups.begin(), tower_.groups.end(), [](const auto& group) { return group.pad; });
   }
@@ -78,8 +62,8 @@ class Counter {
     const auto C = static_cast<double>(tower.hidden_size), m = static_cast<double>(tower.intermediate_size);
     const std::string root = "model.vision_tower.vision_tower.vision_model.";
     const bool text = !tower_.text_ids.empty();
-    const bool text_gradient = text && (embeds_ || trains_("model.aux_projector."));
-    const bool embedding = trains_(root + "embeddings.");
+    const bool text_gradient = text && (embeds_ || trains("model.aux_projector."));
+    const bool embedding = trains(root + "embeddings.");
     patches_ = 2.0 * static_cast<double>(tower_.sequences() * tower.patches()) * 3 * static_cast<double>(tower.patch_size * tower.patch_size) * C;
     vision_.forward += patches_;
     vision_.backward += embedding ? patches_ : 0;
@@ -87,7 +71,7 @@ class Counter {
     const bool selects = tower.type == TowerType::clip && config_.tune.connector == Connector::released;
     const int64_t last = selects ? tower.layers() + 1 + config_.tune.select_layer : tower.layers();
     for (int64_t i = 0; i < last; ++i) {
-      const bool trained = trains_(fmt::format("{}encoder.layers.{}.", root, i));
+      const bool trained = trains(fmt::format("{}encoder.layers.{}.", root, i));
       gradient = gradient || trained;
       int64_t rows = tower_.plain * tower_.image_rows;
       for (const auto& group : tower_.groups) rows += group.count * (tower_.image_rows + group.text + (has_pads(i) && group.pad ? 1 : 0));
@@ -123,7 +107,7 @@ class Counter {
   void count_projectors() {
     const auto C = static_cast<double>(config_.tower.hidden_size), D = static_cast<double>(config_.decoder.hidden_size);
     const auto wide = static_cast<double>(config_.connector_width());
-    const bool mm = trains_("model.mm_projector."), aux = trains_("model.aux_projector.");
+    const bool mm = trains("model.mm_projector."), aux = trains("model.aux_projector.");
     const auto features = static_cast<double>(tower_.features), text = static_cast<double>(tower_.text_ids.size());
     add_linear(projectors_, features, wide * D, mm, features_gradient_);
     features_gradient_ = features_gradient_ || mm;
@@ -155,22 +139,22 @@ class Counter {
     int64_t k = 0;
     for (int64_t i = 0; i <= last; ++i) {
       const bool here = config_.card.enabled && k < config_.card.layers && i == config_.card.start + k * config_.card.stride;
-      const bool trained = trains_(fmt::format("model.layers.{}.", i));
+      const bool trained = trains(fmt::format("model.layers.{}.", i));
       gradient = gradient || trained;
       const double ending = i == last && !(config_.card.enabled && last_interaction == last) ? targets : rows;
       add_linear(decoder_part_, rows, D * (q + 2 * kv), trained, gradient);
       add_linear(decoder_part_, ending, q * D + 3 * D * m, trained, gradient);
       add_attention(decoder_attention_, pairs, q, gradient);
       if (!here) continue;
-      const bool card = trains_(fmt::format("model.vision_sampler_layers.{}.", k++));
+      const bool card = trains(fmt::format("model.vision_sampler_layers.{}.", k++));
       if (interacts) count_interaction(D, card, gradient || card || features_gradient_);
       gradient = gradient || (interacts && (card || features_gradient_));
     }
-    const bool head = trains_(decoder.tie_word_embeddings ? "model.embed_tokens." : "lm_head.");
+    const bool head = trains(decoder.tie_word_embeddings ? "model.embed_tokens." : "lm_head.");
     const double once = 2 * targets * D * static_cast<double>(decoder.vocab_size);
     head_.forward += once;
     // Gradients of both factors are made with the logits, whoever needs them.
-    head_.backward += head || gradient || trains_("model.norm.") ? 2 * once : 0;
+    head_.backward += head || gradient || trains("model.norm.") ? 2 * once : 0;
   }
 
   void count_interaction(double D, bool trains, bool gradient) {
@@ -185,10 +169,11 @@ class Counter {
   }
 
   const ModelConfig& config_;
-  const Trains trains_;
-  const TowerLayout tower_;
-  AssemblyLayout decoder_;
-  bool embeds_ = false, features_gradient_ = false;
+  const std::set<std::string>& names_;
+  const TowerLayout& tower_;
+  const AssemblyLayout& decoder_;
+  const bool embeds_;
+  bool features_gradient_ = false;
   double patches_ = 0, recomputed_projectors_ = 0;
   FlopsPart vision_{"vision tower"}, vision_attention_{"vision attention"}, projectors_{"projectors"}, decoder_part_{"decoder"},
       decoder_attention_{"decoder attention"}, head_{"head"}, interaction_{"interaction layers"}, interaction_attention_{"interaction attention"};
@@ -196,9 +181,24 @@ class Counter {
 
 }  // namespace
 
+FlopsCounter::FlopsCounter(const ModelConfig& config, const ParameterStore& store, const RecomputeConfig& recompute)
+    : config_(config), recompute_(recompute) {
+  for (const Parameter& parameter : store.all())
+    if (parameter.train && parameter.used) trains_.insert(parameter.name);
+}
+
+std::vector<FlopsPart> FlopsCounter::parts(const TowerLayout& tower, const AssemblyLayout& decoder) const {
+  return Counter(config_, trains_, tower, decoder).parts(recompute_);
+}
+
 std::vector<FlopsPart> count_flops(const ModelConfig& config, const ParameterStore& store, const RecomputeConfig& recompute, const Batch& batch,
                                    const StepContext& step, bool skip_text_only_vision) {
-  return Counter(config, store, batch, step, skip_text_only_vision).parts(recompute);
+  const TowerLayout tower = tower_layout(batch, config, skip_text_only_vision);
+  const int64_t side = config.tune.output_grid > 0 ? config.tune.output_grid : config.tower.grid();
+  std::vector<bool> vision;
+  for (const int64_t row : tower.whole_feature) vision.push_back(row >= 0);
+  const AssemblyLayout decoder = assembly_layout(batch, side * side, step.query_len, step.max_length, config.card.latents, vision);
+  return FlopsCounter(config, store, recompute).parts(tower, decoder);
 }
 
 }  // namespace fusion
