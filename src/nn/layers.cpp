@@ -3,17 +3,13 @@
 #include "fusion/nn/cheap.h"
 #include "fusion/nn/cpu_attention.h"
 #include "fusion/nn/functions.h"
-#include "fusion/nn/to_device.h"
 
-#include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
-#include <ATen/ops/tensor.h>
 
-#include <algorithm>
 #include <cmath>
 
 namespace fusion {
@@ -69,23 +65,11 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return out.transpose(1, 2).reshape({q.size(0), q.size(1), q.size(2) * q.size(3)});         // [n, Lq, heads * size]
 }
 
-at::Tensor attend_varlen(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {
-  const int64_t kv_heads = (qkv.size(1) - heads) / 2;
-  const std::vector<int32_t> bounds(offsets.begin(), offsets.end());
-  int64_t longest = 0;
-  for (size_t s = 0; s + 1 < offsets.size(); ++s) longest = std::max(longest, offsets[s + 1] - offsets[s]);
-  const auto at_device = to_device(at::tensor(bounds, at::kInt), qkv.device());
-  const auto parts = qkv.split_with_sizes({heads, kv_heads, kv_heads}, 1);
-  const auto out = at::_flash_attention_forward(parts[0], parts[1], parts[2], at_device, at_device, longest, longest, /*dropout_p=*/0.0, causal,
-                                                /*return_debug_mask=*/false, scale);
-  return std::get<0>(out).flatten(1);  // [R, heads * size]
-}
-
 at::Tensor attend_segments(const at::Tensor& qkv, const std::vector<int64_t>& offsets, int64_t heads, double scale, bool causal) {
   if (cpu_attention_serves(qkv)) return cpu_attention_packed(qkv, offsets, heads, scale, causal).flatten(1);
   const bool flash =
       qkv.is_cuda() && (qkv.scalar_type() == at::kBFloat16 || qkv.scalar_type() == at::kHalf) && qkv.size(2) % 8 == 0 && qkv.size(2) <= 256;
-  if (flash && offsets.back() == qkv.size(0)) return attend_varlen(qkv, offsets, heads, scale, causal);
+  if (flash) return attend_varlen(qkv, offsets, heads, scale, causal);
   // Neighbours of equal length form one dense call.
   const int64_t kv_heads = (qkv.size(1) - heads) / 2;
   std::vector<at::Tensor> mixed;

@@ -77,7 +77,8 @@ StepReport StepEngine::run(int64_t step, std::vector<Batch> micros) {
   const std::vector<LossWeights> weights = average_weights(model_.config().loss, counts, comm_, global);
   report.rows = global.rows;
   report.tokens = global.ce;
-  report.padded_rows = global.padded_rows;
+  report.padded_rows =
+      config_.data.pack == Pack::off ? global.padded_rows : static_cast<int64_t>(micros.size()) * comm_.world() * config_.data.pack_rows;
   report.flops = global.flops;
 
   // 2. Accumulate.

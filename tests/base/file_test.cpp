@@ -1,6 +1,7 @@
 #include "fusion/base/file.h"
 
 #include "errors.h"
+#include "fusion/base/log.h"
 #include "fusion/base/patient_writer.h"
 #include "fusion/base/random.h"
 #include "temp_folder.h"
@@ -115,6 +116,7 @@ TEST(File, LinesThatFindTheDiskFullWaitAndComeLater) {
     setrlimit(RLIMIT_FSIZE, &size);
   };
   const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  log::setup("info");
   testing::internal::CaptureStderr();
   PatientWriter lines(path);
   lines.append("first");

@@ -50,7 +50,7 @@ TEST(Describe, Prefixes) {
               HasSubstr("card.query_lens: list of integers, positive\n    default [4, 16, 36, 64, 144] (profile paper: [4, 16, 64, 144, 256])\n"));
   EXPECT_THAT(card, HasSubstr("card.pool: max|interpolate\n    default max (profile paper: interpolate)\n"));
   EXPECT_THAT(card, Not(HasSubstr("train.")));
-  EXPECT_THAT(describe_keys("train.recompute.vision"), HasSubstr("train.recompute.vision: none|full"));
+  EXPECT_THAT(describe_keys("train.recompute.vision"), HasSubstr("train.recompute.vision: none|norms|full"));
   EXPECT_THAT(describe_keys("train.rules"), HasSubstr("train.rules.N.lr: number, at least -1"));
   EXPECT_THAT(describe_keys("model"), HasSubstr("model.path: path\n    default \"\"\n"));
   EXPECT_THAT(usage_error([] { describe_keys("crad"); }), HasSubstr("did you mean 'card'"));

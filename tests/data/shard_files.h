@@ -108,12 +108,12 @@ struct LlavaFolder {
 
 /// All rows as batches of three, and what was left out of them.
 inline std::vector<LoadedBatch> load_all(const std::shared_ptr<const Mixture>& mixture, const std::shared_ptr<const ConversationEncoder>& encoder) {
-  const auto plan = [&](int64_t batch) -> std::optional<std::vector<Loader::Item>> {
-    std::vector<Loader::Item> items;
-    for (int64_t i = 3 * batch; i < std::min(mixture->size(), 3 * batch + 3); ++i) items.push_back({i, i});
-    return items.empty() ? std::nullopt : std::optional(items);
+  const auto plan = [&, next = int64_t{0}]() mutable -> std::optional<Loader::Micro> {
+    Loader::Micro micro;
+    for (const int64_t end = std::min(mixture->size(), next + 3); next < end; ++next) micro.items.push_back({next, next});
+    return micro.items.empty() ? std::nullopt : std::optional(micro);
   };
-  Loader loader(mixture, encoder, {.sample = {.max_length = 200, .image_size = 8}, .workers = 2, .prefetch = 4}, plan, 0);
+  Loader loader(mixture, encoder, {.sample = {.max_length = 200, .image_size = 8}, .workers = 2, .prefetch = 4}, plan);
   std::vector<LoadedBatch> batches;
   while (auto batch = loader.next()) batches.push_back(std::move(*batch));
   return batches;

@@ -44,7 +44,7 @@ class TrainRun : public testing::Test {
 
   ExitCode run(std::vector<std::string> overrides = {}, std::optional<ProfileSteps> profile = {}) {
     overrides.push_back("run.dir=" + (folder_ / "run").string());
-    return run_recipe(load_recipe({(folder_ / "run.yaml").string()}, overrides), overrides, "test", Ranks{}, profile);
+    return run_recipe(load_recipe({(folder_ / "run.yaml").string()}, overrides), overrides, "test", Ranks{}, {}, profile);
   }
   std::vector<Json> lines(const std::string& name) const {
     std::istringstream text(read_file(folder_ / "run" / name));

@@ -11,7 +11,7 @@ Figures step_figures(const StepReport& report, const Figures& rates, c10::Device
 /// "evaluation/exact_match", ...
 Figures evaluation_figures(const Json& figures);
 
-/// The part of rows that are real if each micro-batch were padded to its longest sample; 0 without rows.
+/// The part of rows that are real if each micro-batch were padded to its longest sample, or of the packs' room with data.pack; 0 without rows.
 double row_efficiency(const StepReport& report);
 /// Of the draws of the step's micro-batches; 0 without any.
 double mean_query_len(const StepReport& report);

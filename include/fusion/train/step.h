@@ -20,7 +20,7 @@ struct StepReport {
   Figures grad_norms, update_norms;           // by part of the model; update_norms with log.update_norms, where the step updated
   double lr_factor = 0;                       // of the peak rates
   int64_t samples = 0, rows = 0, tokens = 0;  // trained samples, decoder rows, supervised tokens, over all ranks
-  int64_t padded_rows = 0;                    // rows that micro-batches padded to their longest sample would have
+  int64_t padded_rows = 0;                    // rows that micro-batches padded to their longest sample would have; with data.pack, room of the packs
   int64_t flops = 0;                          // of forward and backward passes over all ranks, without recomputation
   uint64_t trace = 0;                         // of these samples: the sum of their sample_trace()
   std::vector<int64_t> query_lens;            // latents per question; one, or one per micro-step with card.draw=micro_step
