@@ -19,8 +19,13 @@ struct LaunchArguments {
 /// The run folder of a train command. Reads the whole config, so that its mistakes are told once instead of by every rank.
 fs::path run_of(const std::vector<std::string>& words) {
   std::vector<std::string> given, files, overrides;
-  for (const std::string& word : words)
-    if (!word.starts_with("--")) given.push_back(word);
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (!words[i].starts_with("--")) {
+      given.push_back(words[i]);
+    } else if (words[i].find('=') == std::string::npos) {
+      ++i;  // every option of train has a value
+    }
+  }
   split_train_words(given, files, overrides);
   return run_path(load_recipe(files, overrides));
 }

@@ -8,7 +8,8 @@
 namespace fusion {
 namespace {
 
-constexpr const char* kPinned = "pinned";
+/// Beside the folder: what lies in it is compared with its manifest.
+fs::path mark_of(const fs::path& checkpoint) { return checkpoint.parent_path() / (checkpoint.filename().string() + ".pinned"); }
 
 /// What an evaluation found at the checkpoint's own step; not-a-number when there was none, or the file cannot be read.
 double figure_of(const fs::path& folder, int64_t step, const std::string& name) {
@@ -36,13 +37,13 @@ int64_t best_step(const fs::path& checkpoints, const std::vector<CheckpointInfo>
 
 }  // namespace
 
-bool is_pinned(const fs::path& checkpoint) { return fs::exists(checkpoint / kPinned); }
+bool is_pinned(const fs::path& checkpoint) { return fs::exists(mark_of(checkpoint)); }
 
 void pin(const fs::path& checkpoint, bool on) {
   if (on)
-    write_file(checkpoint / kPinned, "");
+    write_file(mark_of(checkpoint), "");
   else
-    remove_tree(checkpoint / kPinned);
+    remove_tree(mark_of(checkpoint));
 }
 
 std::vector<std::string> prune_checkpoints(const fs::path& checkpoints, const KeepPolicy& policy, std::set<std::string>* verified) {

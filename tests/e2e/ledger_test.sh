@@ -47,25 +47,28 @@ grep -qE '\b12\b' "$work/out" || fail "the check does not find twelve"
 run 3 "$FUSION" data check "$work/run.yaml" data.bad_sample_budget=11
 
 train() { "$@" train "$work/run.yaml" run.dir="$work/run" >"$work/out" 2>"$work/err"; }
-# killed STEP COMMAND...: until a checkpoint of at least that step is there.
+# killed STEP COMMAND...: as soon as a checkpoint of at least that step is there.
 killed() {
-  local step=$1 process
+  local step=$1 process newest
   shift
-  for _ in $(seq 50); do  # a killed process may hold the folder's lock for a moment
+  for _ in $(seq 50); do  # one that was killed may hold the folder's lock for a moment
     train "$@" &
     process=$!
-    sleep 0.3
-    kill -0 $process 2>/dev/null && break
-    wait $process 2>/dev/null || true
+    while kill -0 $process 2>/dev/null; do
+      newest=$(ls "$work/run/checkpoints" 2>/dev/null | sed -n 's/^step-0*//p' | sort -n | tail -n 1 || true)
+      if [ "${newest:-0}" -ge "$step" ]; then
+        kill -KILL $process 2>/dev/null || true
+        wait $process 2>/dev/null || true
+        sleep 0.2  # ranks end when their launcher has
+        run 0 "$FUSION" data audit "$work/run"
+        grep -q 'not reached yet' "$work/out" || fail "the run was done before it was killed"
+        return
+      fi
+      sleep 0.02
+    done
+    if wait $process; then fail "the run was done before it was killed"; fi
   done
-  for _ in $(seq 1200); do
-    [ "$(ls "$work/run/checkpoints" 2>/dev/null | sed -n 's/^step-0*//p' | sort -n | tail -n 1)" -ge "$step" ] 2>/dev/null && break
-    sleep 0.02
-  done
-  kill -KILL $process
-  wait $process 2>/dev/null || true
-  run 0 "$FUSION" data audit "$work/run"
-  grep -q 'not reached yet' "$work/out" || fail "the run was done before it was killed"
+  fail "the run does not start: $(tail -n 3 "$work/err")"
 }
 killed 20 "$FUSION"
 killed 50 "$FUSION" launch --nproc 2 --log-dir "$work/logs"

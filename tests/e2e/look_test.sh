@@ -19,7 +19,7 @@ YAML
 
 # What the data is like before anything is trained.
 printf 'defaults: [run.yaml]\nstages:\n- {name: two, data: {mixture: data/stage2.json}}\n' >one.yaml
-"$FUSION" data stats one.yaml data.pack_rows=128 --png stats.png >stats.txt 2>/dev/null
+"$FUSION" data stats one.yaml data.pack=best_fit data.pack_rows=128 --png stats.png >stats.txt 2>/dev/null
 for text in '^stage2 +48 +48 +48 100.00%' '48 samples looked at, 0 of them unusable' '^questions .per sample.: least 1' 'data.pack=best_fit, data.pack_rows=128 +[0-9.]+ %'; do
   grep -qE "$text" stats.txt || { cat stats.txt; fail "the statistics have no $text"; }
 done

@@ -5,7 +5,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 fail() { echo "FAILED: $*"; exit 1; }
 
-"$FUSION" data synth --out data --stage1 96 --stage15 0 --stage2 0 --held-out 8 --side 48 --vocabulary 700 --seed 1
+"$FUSION" data synth --out data --stage1 96 --stage15 8 --stage2 8 --held-out 8 --side 48 --vocabulary 700 --seed 1
 "$FUSION" data convert data/stage1.json data/stage1.jsonl --to jsonl >/dev/null
 
 # What GNU tar makes of a folder in WebDataset's manner is read, in its own format, in pax and in ustar.

@@ -57,7 +57,8 @@ trial() {
     where=$(sed -n "s/.*rank $rank was the first to stop, after [0-9.]* s, at \(.*\): it was ended by signal 9.*/\1/p" "$work/log")
   else
     [ $code -eq 77 ] || fail "$what: code $code"
-    end=$((end - timeout * 1000))
+    # Once a rank has ended well the others have 30 s to follow.
+    if grep -q "some ranks ended well" "$work/log"; then end=$((end - 30000)); else end=$((end - timeout * 1000)); fi
     where=$(sed -n "s/.*rank $rank had not ended: stopped by a signal or debugger, at \(.*\); its stacks.*/\1/p" "$work/log")
     if [ "$where" != start-up ]; then
       grep -q "stack of thread" "$work/logs/rank-0000$rank.log" || fail "$what: no stacks"

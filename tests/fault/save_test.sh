@@ -70,7 +70,7 @@ for world in ${RANKS:-1 2}; do
         grep -q "the hint 'latest' is not" "$work/log" || fail "$what: not told"
       else
         grep -q "No space left on device.*Training goes on" "$work/log" || fail "$what: not told"
-        grep -q "restart" "$work/log" && fail "$what: started again"
+        grep -q "launch: restart" "$work/log" && fail "$what: started again"
       fi
       # The failed save is missing, all later ones are there.
       [ -e "$(checkpoints run 6)/manifest.json" ] || fail "$what: no checkpoint at the end"

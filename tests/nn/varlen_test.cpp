@@ -42,11 +42,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& gradie
                                                         const at::Tensor&, const at::Tensor&, const at::Tensor& bounds, const at::Tensor&,
                                                         c10::SymInt, c10::SymInt, double, bool causal, const at::Tensor&, const at::Tensor&,
                                                         std::optional<double> scale, std::optional<c10::SymInt>, std::optional<c10::SymInt>) {
-  const at::AutoGradMode mode(true);
-  const auto leaf = [](const at::Tensor& x) { return x.detach().clone().requires_grad_(true); };
-  const auto a = leaf(q), b = leaf(k), c = leaf(v);
-  const auto parts = torch::autograd::grad({plain(a, b, c, bounds, causal, *scale)}, {a, b, c}, {gradient});
-  return {parts[0], parts[1], parts[2]};
+  const int64_t group = q.size(1) / k.size(1);
+  const at::Tensor to_q = at::empty_like(q), to_k = at::empty_like(k), to_v = at::empty_like(v);
+  for (int64_t s = 0; s + 1 < bounds.size(0); ++s) {
+    const int64_t begin = bounds[s].item<int32_t>(), rows = bounds[s + 1].item<int32_t>() - begin;
+    const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, rows).transpose(0, 1); };  // [heads, rows, size]
+    const auto shared = [&](const at::Tensor& x) { return part(x).repeat_interleave(group, 0); };
+    const auto over_group = [&](const at::Tensor& x) { return x.unflatten(0, {k.size(1), group}).sum(1); };
+    auto scores = at::matmul(part(q), shared(k).transpose(1, 2)) * *scale;
+    if (causal) scores = scores.masked_fill(at::ones({rows, rows}, at::kBool).triu(1), -INFINITY);
+    const auto weights = scores.softmax(-1), to_weights = at::matmul(part(gradient), shared(v).transpose(1, 2));
+    const auto to_scores = weights * (to_weights - (to_weights * weights).sum(-1, true)) * *scale;
+    part(to_q).copy_(at::matmul(to_scores, shared(k)));
+    part(to_k).copy_(over_group(at::matmul(to_scores.transpose(1, 2), part(q))));
+    part(to_v).copy_(over_group(at::matmul(weights.transpose(1, 2), part(gradient))));
+  }
+  return {to_q, to_k, to_v};
 }
 
 TORCH_LIBRARY_IMPL(aten, CPU, library) {

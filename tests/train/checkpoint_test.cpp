@@ -197,7 +197,8 @@ TEST(Checkpoint, PruneKeepsMultiplesTheBestAndThePinned) {
   pin(folder / "step-00000003", true);
   std::set<std::string> verified;
   prune_checkpoints(folder.path(), {.last = 2, .every = 4, .best = KeepBest::loss}, &verified);
-  EXPECT_THAT(names(folder.path()), ElementsAre("latest", "step-00000003", "step-00000004", "step-00000005", "step-00000007", "step-00000008"));
+  EXPECT_THAT(names(folder.path()),
+              ElementsAre("latest", "step-00000003", "step-00000003.pinned", "step-00000004", "step-00000005", "step-00000007", "step-00000008"));
   EXPECT_THAT(verified, ElementsAre("step-00000007", "step-00000008"));
   EXPECT_TRUE(is_pinned(folder / "step-00000003"));
   EXPECT_EQ(verify_checkpoint(folder / "step-00000003"), "");

