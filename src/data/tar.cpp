@@ -191,6 +191,7 @@ std::optional<TarMember> TarReader::next() {
       read_end_mark();
       return std::nullopt;
     }
+    ++headers_;
     const std::string_view magic = kMagic.of(block);
     std::string name(kName.text(block));
     if (magic != kUstar && magic != kGnu) refuse(at_, "", "no tar header; ustar, pax and GNU archives are read");

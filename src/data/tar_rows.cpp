@@ -11,7 +11,8 @@
 namespace fusion {
 namespace {
 
-constexpr size_t kMembers = 64;  // of a sample
+constexpr size_t kMembers = 64;      // of a sample
+constexpr uint64_t kHeaders = 2048;  // from a sample's first one to the next sample: a reader of the sample walks over them
 
 class TarSplitter : public RowSplitter {
  public:
@@ -36,6 +37,9 @@ class TarSplitter : public RowSplitter {
       end_ = reader_.end();
       auto member = reader_.next();
       ended_ = !member;
+      if (key_ && reader_.headers() - headers_ > kHeaders)
+        fail(ExitCode::data, "data: {}: byte {}: more than {} headers of folders and files that belong to no sample follow the sample '{}'",
+             path_.string(), end_, kHeaders, log::printable(*key_));
       if (ended_) return false;
       auto field = tar_field(member->name);
       if (!field) continue;
@@ -43,6 +47,7 @@ class TarSplitter : public RowSplitter {
         key_ = std::string(field->key);
         fields_ = {std::move(field->field)};
         started_ = end_ = member->begin;
+        headers_ = reader_.headers();
         return true;
       }
       if (std::find(fields_.begin(), fields_.end(), field->field) != fields_.end())
@@ -61,7 +66,7 @@ class TarSplitter : public RowSplitter {
   std::optional<std::string> key_;
   std::vector<std::string> fields_;  // of the sample that is read
   std::optional<uint64_t> started_;  // first byte of a sample that next() has not given yet
-  uint64_t end_ = 0;
+  uint64_t end_ = 0, headers_ = 0;   // headers_: up to the sample's first member
   bool ended_ = false;
 };
 

@@ -228,6 +228,11 @@ TEST(Tar, BoundsManyTinyMembers) {
   write_file(folder / "wide.tar", archive(members), Sync::no);
   EXPECT_FAILS(AnnotationFile(folder / "wide.tar"), ExitCode::data,
                "wide.tar: byte 33280: member 'k.63.jpg': the sample 'k' has more than 64 members");
+  members = {member("k.json", "{}")};
+  for (int i = 0; i < 3000; ++i) members.push_back(i % 2 ? with_type(member("d/", ""), '5') : member("README", "x"));
+  members.push_back(member("l.json", "{}"));
+  write_file(folder / "between.tar", archive(members), Sync::no);
+  EXPECT_FAILS(AnnotationFile(folder / "between.tar"), ExitCode::data, "belong to no sample follow the sample 'k'");
   write_file(folder / "twice.tar", archive({member("k.json", "{}"), member("k.JSON", "{}")}), Sync::no);
   EXPECT_FAILS(AnnotationFile(folder / "twice.tar"), ExitCode::data, "two of this kind");
 }

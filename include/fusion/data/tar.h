@@ -30,6 +30,8 @@ class TarReader {
   std::optional<TarMember> next();
   /// Where the members passed so far end.
   uint64_t end() const { return at_; }
+  /// Headers read so far, those of folders and long names included.
+  uint64_t headers() const { return headers_; }
 
  private:
   struct Extension;
@@ -39,7 +41,7 @@ class TarReader {
 
   fs::path path_;
   std::string_view text_;
-  uint64_t at_ = 0, stop_ = 0;
+  uint64_t at_ = 0, stop_ = 0, headers_ = 0;
   bool whole_ = true;  // stop_ is the end of the archive, which has an end mark
 };
 
