@@ -23,8 +23,8 @@ void add_attention(FlopsPart& part, double pairs, double width, bool gradient) {
 
 class Counter {
  public:
-  Counter(const ModelConfig& config, const std::set<std::string>& trains, const TowerLayout& tower, const AssemblyLayout& decoder)
-      : config_(config), names_(trains), tower_(tower), decoder_(decoder), embeds_(trains("model.embed_tokens.")) {}
+  Counter(const ModelConfig& config, const std::set<std::string>& names, const TowerLayout& tower, const AssemblyLayout& decoder)
+      : config_(config), names_(names), tower_(tower), decoder_(decoder), embeds_(trains("model.embed_tokens.")) {}
 
   std::vector<FlopsPart> parts(const RecomputeConfig& recompute) {
     if (tower_.sequences() > 0) {
