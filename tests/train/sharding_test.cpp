@@ -236,7 +236,7 @@ TEST(Sharding, ANotANumberOnOneRankIsTheSameDecisionOnAll) {
       std::vector<StepReport> reports;
       run_steps(rig, *all, 0, 1, reports);
       run_steps(clean, *all, 0, 1, reports);
-      const std::vector<Parameter>& parameters = rig.model->parameters().all();
+      const std::deque<Parameter>& parameters = rig.model->parameters().all();
 
       Batch poisoned = tiny_sample(static_cast<uint64_t>(rank + 1), 3);
       if (rank == 1) poisoned.tiles = at::full({poisoned.tiles.size(0), 5, 3, 16, 16}, NAN);

@@ -101,10 +101,11 @@ Contents contents(const fs::path& file) {
   for (const std::string& record : records(file)) {
     const auto one = fields(record);
     EXPECT_EQ(one.size(), 1u);
-    if (one.begin()->first == 2)
+    if (one.begin()->first == 2) {
       found.rows.push_back(items(one.begin()->second));
-    else
+    } else {
       EXPECT_TRUE(found.others.emplace(*one.begin()).second) << "two records of field " << one.begin()->first;
+    }
   }
   return found;
 }
@@ -147,7 +148,7 @@ TEST(WandbFile, RowsSummaryAndExit) {
 
 TEST(WandbFile, RecordsCrossBlocksAndResumesDropWhatCameLater) {
   const TempFolder folder;
-  const WandbFile::Options options{.run = "demo", .stage = "", .config = {{"text", std::string(100'000, 'x')}}};  // four blocks
+  const WandbFile::Options options{.run = "demo", .stage = "", .config = {{"text", std::string(100'000, 'x')}}, .rates = {}};  // four blocks
   uint64_t kept = 0;
   int64_t step = 0;
   fs::path path;
@@ -157,7 +158,7 @@ TEST(WandbFile, RecordsCrossBlocksAndResumesDropWhatCameLater) {
     WandbFile file(folder / "wandb", again);
     EXPECT_TRUE(path.empty() || path == file.path());
     path = file.path();
-    for (int i = 0; i < 40; ++i) file.after_step(state_of(++step), report_of(static_cast<double>(step)));
+    for (int i = 0; i < 40; ++i) ++step, file.after_step(state_of(step), report_of(static_cast<double>(step)));
     kept = file.sync();
     for (int i = 1; i < 5 + session; ++i) file.after_step(state_of(step + i), report_of(-1));  // lost in a crash
   }
@@ -172,7 +173,7 @@ TEST(WandbFile, RecordsCrossBlocksAndResumesDropWhatCameLater) {
 
 TEST(WandbFile, AFileThatLostItsPointsBeginsAnew) {
   const TempFolder folder;
-  WandbFile::Options options{.run = "demo", .stage = "", .config = Json::object()};
+  WandbFile::Options options{.run = "demo", .stage = "", .config = Json::object(), .rates = {}};
   const fs::path path = WandbFile(folder / "wandb", options).path();
   write_file(path, "torn");
   options.keep_bytes = 1000;
@@ -192,7 +193,9 @@ TEST_F(OneStage, AnOfflineRunHoldsEachStepOnceAfterACrash) {
   ASSERT_EQ(run(overrides), ExitCode::done);
   fs::path file;
   for (const auto& entry : fs::recursive_directory_iterator(folder_ / "run" / "wandb"))
-    if (entry.path().extension() == ".wandb") EXPECT_TRUE(std::exchange(file, entry.path()).empty());
+    if (entry.path().extension() == ".wandb") {
+      EXPECT_TRUE(std::exchange(file, entry.path()).empty());
+    }
   const Contents found = contents(file);
   const auto lines_there = lines("metrics.jsonl");
   ASSERT_EQ(found.rows.size(), 12u);
