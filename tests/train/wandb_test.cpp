@@ -141,7 +141,7 @@ TEST(WandbFile, RowsSummaryAndExit) {
   EXPECT_EQ("run-" + run.find(1)->second + ".wandb", file.path().filename());
   EXPECT_EQ(run.find(6)->second, "demo");
   EXPECT_EQ(run.find(8)->second, "demo-two");
-  EXPECT_EQ(items(run.find(4)->second).at("train"), "{\"lr\": 0.5}");
+  EXPECT_EQ(items(run.find(4)->second).at("train"), "{\"lr\":0.5}");
   EXPECT_EQ(items(found.others.at(3)).at("evaluation/exact_match"), "0.25");
   EXPECT_TRUE(found.others.contains(18));
 }
