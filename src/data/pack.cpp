@@ -133,12 +133,16 @@ Plan make_plan(const Mixture& mixture, const PackOptions& options) {
 std::map<std::string, Json> noted_shards(const fs::path& out) {
   std::map<std::string, Json> noted;
   const auto note = [&](const Json& shard) {
-    if (shard.is_object() && shard.contains("file") && shard.contains("xxh3")) noted[shard["file"].get<std::string>()] = shard;
+    if (!shard.is_object() || !shard.contains("bytes") || !shard.contains("rows")) return;
+    const std::string where = "data: " + out.string();
+    noted[json_get<std::string>(shard, "file", where)] = {
+        {"bytes", shard["bytes"]}, {"rows", shard["rows"]}, {"xxh3", json_get<std::string>(shard, "xxh3", where)}};
   };
   std::error_code ignored;
   if (fs::exists(out / "index.json", ignored)) {
     const Json index = read_json(out / "index.json");
-    for (const Json& shard : index.value("shards", Json::array())) note(shard);
+    FUSION_CHECK(index.is_object() && index.contains("shards"), "data: {}: no index of shards; choose another folder", (out / "index.json").string());
+    for (const Json& shard : index["shards"]) note(shard);
   }
   if (!fs::exists(out / "pack.jsonl", ignored)) return noted;
   const std::string lines = read_file(out / "pack.jsonl");

@@ -64,12 +64,15 @@ grep -q "96 rows in $(ls whole/*.tar | wc -l) shards .* $(($(ls whole/*.tar | wc
 diff -r whole parts -x '.*' || fail "a cut shard is not made again"
 
 # A training reads the shards as it reads the folder, from a cache too.
-train() { "$FUSION" train "$SOURCE_DIR/tests/e2e/tiny.yaml" model.tokenizer=data/tokenizer "$@" >/dev/null 2>err || fail "train $*: $(tail -n 3 err)"; }
+train() { "$FUSION" train "$SOURCE_DIR/tests/e2e/tiny.yaml" model.tokenizer=data/tokenizer "$@" >/dev/null 2>"${@: -1}.log" || fail "train $*: $(tail -n 3 "${@: -1}.log")"; }
 train data.mixture=mixture.yaml run.dir=plain
 train data.mixture=whole/mixture.yaml run.dir=shards
 train data.mixture=whole/mixture.yaml data.cache=cache data.cache_gb=0.01 run.dir=cached
+(train data.mixture=whole/mixture.yaml data.cache=shared data.cache_gb=0.05 run.dir=both1) & one=$!
+(train data.mixture=whole/mixture.yaml data.cache=shared data.cache_gb=0.05 run.dir=both2) & two=$!
+wait $one && wait $two || fail "two runs with one cache"
 losses() { python3 -c 'import json, sys; print([(m["step"], m["loss"]) for m in map(json.loads, open(sys.argv[1] + "/metrics.jsonl")) if "loss" in m])' "$1"; }
-[ "$(losses plain)" = "$(losses shards)" ] && [ "$(losses plain)" = "$(losses cached)" ] && [ "$(losses plain)" != "[]" ] || fail "other losses from shards"
+[ "$(losses plain)" = "$(losses shards)" ] && [ "$(losses plain)" = "$(losses cached)" ] && [ "$(losses plain)" = "$(losses both1)" ] && [ "$(losses plain)" != "[]" ] || fail "other losses from shards"
 [ "$(du -sb cache | cut -f1)" -le 10100000 ] || fail "the cache is larger than data.cache_gb"
 "$FUSION" data audit shards >/dev/null || fail "audit of a run on shards"
 "$FUSION" data check "$SOURCE_DIR/tests/e2e/tiny.yaml" model.tokenizer=data/tokenizer data.mixture=whole >checked || fail "check of a folder of shards"
