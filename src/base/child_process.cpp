@@ -50,7 +50,8 @@ std::vector<std::string> environment_of(const ChildOptions& options) {
 }
 
 /// In the new process, until exec: only calls that are safe after fork.
-[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment, int output, int messages, int death_signal, pid_t parent) {
+[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment, int output, int messages, int death_signal,
+                         pid_t parent) {
   ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, death_signal);
   if (::getppid() != parent) ::_exit(128 + death_signal);  // it was gone before the line above

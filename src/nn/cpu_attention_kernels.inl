@@ -1,5 +1,5 @@
-// Included by cpu_attention_avx512.cpp and cpu_attention_avx2.cpp inside an unnamed namespace, after `Vec`: the instruction set's vector of Vec::lanes
-// floats, and kGroup: rows whose kTileVectors sums fit the registers together.
+// Included by cpu_attention_avx512.cpp and cpu_attention_avx2.cpp inside an unnamed namespace, after `Vec`: the instruction set's vector of
+// Vec::lanes floats, and kGroup: rows whose kTileVectors sums fit the registers together.
 
 constexpr int64_t kTileVectors = 3, kWidthVectors = 2;
 static_assert(kTile % (kTileVectors * Vec::lanes) == 0 && kLanes % Vec::lanes == 0 && kRows % kGroup == 0);

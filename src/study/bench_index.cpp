@@ -3,6 +3,8 @@
 #include "fusion/base/error.h"
 #include "fusion/base/thread_pool.h"
 #include "fusion/data/annotation.h"
+#include "fusion/data/mixture.h"
+#include "fusion/data/order.h"
 
 #include <chrono>
 
@@ -35,6 +37,11 @@ IndexBench bench_index(const fs::path& path, bool open_only) {
     AnnotationFile(path, 0);  // kept from here on
   }
   std::tie(result.open_seconds, result.rows) = timed(0);
+  if (open_only) return result;
+  const Mixture mixture(path, "", 0);
+  const auto begin = std::chrono::steady_clock::now();
+  epoch_order(mixture, {.group = Grouping::released, .batch = 8, .chunks = 128}, 0);
+  result.order_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }
 
@@ -44,8 +51,10 @@ std::string index_bench_text(const IndexBench& result) {
   if (result.make_seconds > 0)
     text = fmt::format("made in {:.2f} s on {} cores: {:.0f} MB/s; {:.2f} s of processor time: {:.0f} MB/s per core\n", result.make_seconds,
                        result.cores, megabytes / result.make_seconds, result.make_processor_seconds, megabytes / result.make_processor_seconds);
-  return text + fmt::format("opened in {:.3f} s: {} rows of {:.0f} MB, index {:.1f} MB\n", result.open_seconds, result.rows, megabytes,
-                            static_cast<double>(result.rows) * 8e-6);
+  return text +
+         fmt::format("opened in {:.3f} s: {} rows of {:.0f} MB, index {:.1f} MB\n", result.open_seconds, result.rows, megabytes,
+                     static_cast<double>(result.rows) * 8e-6) +
+         (result.order_seconds > 0 ? fmt::format("order of an epoch, grouped: {:.2f} s\n", result.order_seconds) : "");
 }
 
 }  // namespace fusion

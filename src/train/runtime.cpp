@@ -24,7 +24,8 @@ c10::Device setup_runtime(const RuntimeConfig& config, int64_t local_rank, int64
 c10::Device find_device(Device wanted, int64_t local_rank) {
   if (wanted == Device::cpu) return c10::kCPU;
   if (at::hasCUDA()) return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
-  FUSION_CHECK(wanted == Device::automatic, "runtime: runtime.device, or --device, is cuda, but this machine or this build has no usable GPU; take cpu");
+  FUSION_CHECK(wanted == Device::automatic,
+               "runtime: runtime.device, or --device, is cuda, but this machine or this build has no usable GPU; take cpu");
   return c10::kCPU;
 }
 

@@ -134,7 +134,9 @@ struct RecomputeConfig {
 
   template <class Visitor>
   void visit(Visitor& v) {
-    v("vision", vision, "Activations of the tower and projectors: keep (none), make outputs of norms and activation functions again in the backward (norms), or all (full).");
+    v("vision", vision,
+      "Activations of the tower and projectors: keep (none), make outputs of norms and activation functions again in the backward (norms), or all "
+      "(full).");
     v("decoder", decoder, "Activations of the decoder layers: none, norms or full.");
     v("interaction", interaction, "Activations of the interaction layers: none, norms or full.");
     v("offload", offload, "What decoder and interaction layers with full keep waits in the host's memory until their backward; needs a GPU.");
