@@ -60,6 +60,11 @@ TEST(EventFiles, RecordsHoldVersionStepsAndScalars) {
   const auto again = records(resumed.path());
   ASSERT_EQ(again.size(), 2u);
   EXPECT_EQ(again[1].substr(9), std::string("\x10\xAD\x02\x3A\x02\x08\x01", 7));
+  // Killed before its first checkpoint: nothing of the earlier files counts.
+  EventFile anew(folder / "tb", 0);
+  const auto first = records(anew.path());
+  ASSERT_EQ(first.size(), 2u);
+  EXPECT_EQ(first[1].substr(9), std::string("\x10\x01\x3A\x02\x08\x01", 6));
 }
 
 TEST(PrometheusText, IsOfItsFormat) {

@@ -8,7 +8,8 @@ namespace fusion {
 /// One file of a run. A resumed run opens another one and says from which step it counts: TensorBoard then drops later points of older files.
 class EventFile {
  public:
-  /// Makes events.out.tfevents.<time>.<host>.<pid> in `folder`. `first_step`: steps done before; 0 = a new run.
+  /// Makes events.out.tfevents.<time>.<host>.<pid> in `folder`. `first_step`: steps done before; what earlier files of
+  /// the folder hold beyond them does not count, also after a run that was killed before its first checkpoint.
   EventFile(const fs::path& folder, int64_t first_step);
   /// Scalars of one step, each under its tag.
   void scalars(int64_t step, const Figures& values);
