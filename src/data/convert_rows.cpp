@@ -84,6 +84,13 @@ class Converter {
     return llava && row.llava && !row.changed ? text : write_styled(row, style_);
   }
 
+  /// Whether a picture is called as the MDS column that it stands in, as those of all rows are: no member of a tar is without a dot.
+  static bool is_column(const NamedPicture& picture, const std::string& name) { return picture.name == name && name.find('.') == std::string::npos; }
+
+  static std::string made_name(int64_t index, size_t place, const std::string& name) {
+    return fmt::format("{:09}.{}.{}", index, place, picture_ending(name));
+  }
+
   /// Those of a shard, and for a tar those of files.
   std::vector<StoredPicture> open_pictures(int64_t index, StyledRow& row) const {
     std::vector<StoredPicture> pictures;
@@ -92,9 +99,16 @@ class Converter {
         if (auto only = from_.picture(index, "", 0, 0)) {
           row.images = {fs::path(only->name).filename().string()};
           row.changed = true;
+          if (is_column(*only, row.images.front())) row.images.front() = made_name(index, 0, only->name);
           return {only->stored};
         }
-      for (size_t i = 0; i < row.images.size(); ++i) pictures.push_back(from_.picture(index, row.images[i], i, row.images.size())->stored);
+      for (size_t i = 0; i < row.images.size(); ++i) {
+        const auto picture = from_.picture(index, row.images[i], i, row.images.size());
+        pictures.push_back(picture->stored);
+        if (!is_column(*picture, row.images[i])) continue;
+        row.images[i] = made_name(index, i, picture->name);
+        row.changed = true;
+      }
     } else if (style_ == RowStyle::tar) {
       for (const std::string& image : row.images) {
         Sample sample;
@@ -113,7 +127,7 @@ class Converter {
   void extract(int64_t index, size_t place, StyledRow& row, const StoredPicture& picture) const {
     std::string& name = row.images[place];
     if (!is_inside(name)) {
-      name = fmt::format("{:09}.{}.{}", index, place, picture_ending(name));
+      name = made_name(index, place, name);
       row.changed = true;
     }
     const fs::path file = folder_ / name;

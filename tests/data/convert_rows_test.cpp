@@ -85,6 +85,18 @@ TEST_F(ConvertRows, KeepsPicturesInsideTheFolder) {
   EXPECT_FALSE(fs::exists(folder_ / "up.jpg"));
 }
 
+TEST_F(ConvertRows, NamesThePicturesOfAColumn) {
+  const LlavaFolder plain(folder_ / "plain");
+  write_file(folder_ / "x.mds", plain.mds(0, 4, {{"conversations", "json"}, {"id", "str"}, {"image", "bytes"}}), Sync::no);
+  const std::string rows = convert(folder_ / "x.mds", "out/d.jsonl", RowStyle::jsonl);
+  EXPECT_EQ(report_.rows, 4) << (report_.refused.empty() ? "" : report_.refused[0].reason);
+  for (const size_t i : {size_t{1}, size_t{2}}) {
+    const std::string name = fmt::format("{:09}.0.jpg", i);
+    EXPECT_EQ(read_file(folder_ / "out" / name), plain.picture(plain.rows[i]));
+    EXPECT_THAT(rows, testing::HasSubstr('"' + name + '"'));
+  }
+}
+
 TEST_F(ConvertRows, RefusesWhatItCannotCarry) {
   const std::string good =
       R"({"id": 7, "image": null, "conversations": [{"from": "gpt", "value": "\u00e9", "weight": 0.1}], "more": {"deep": [1.5, 2]}})";
