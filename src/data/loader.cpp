@@ -2,6 +2,9 @@
 
 #include "fusion/base/thread_pool.h"
 
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <future>
@@ -9,36 +12,51 @@
 namespace fusion {
 namespace {
 
-/// One micro-batch on its way: each sample is a job of its own, and the job that ends last makes the batch.
+/// One micro-batch on its way: each sample is a job of its own, which writes its tiles to their place in the batch; the job that ends last
+/// makes the batch.
 struct Work {
-  explicit Work(Loader::Micro planned)
+  Work(Loader::Micro planned, int64_t image_size)
       : items(std::move(planned.items)),
         ends_step(planned.ends_step),
         prepared(items.size()),
         rejected(items.size()),
         errors(items.size()),
+        tiles(at::empty({static_cast<int64_t>(items.size()), 5, image_size, image_size, 3}, at::kByte)),
         left(items.size()) {}
+
+  /// The place of sample i's tiles.
+  std::span<uint8_t> tiles_of(size_t i) {
+    const auto bytes = static_cast<size_t>(tiles.numel()) / items.size();
+    return {tiles.mutable_data_ptr<uint8_t>() + i * bytes, bytes};
+  }
 
   std::vector<Loader::Item> items;
   const bool ends_step;
   std::vector<std::optional<PreparedSample>> prepared;
   std::vector<std::optional<Rejection>> rejected;
   std::vector<std::exception_ptr> errors;
+  at::Tensor tiles;  // uint8 [B, 5, R, R, 3]
   std::atomic<size_t> left;
   std::promise<LoadedBatch> done;
   std::future<LoadedBatch> result = done.get_future();
 };
 
-LoadedBatch assemble(Work& work, int64_t image_size) {
+LoadedBatch assemble(Work& work) {
   LoadedBatch out;
   out.ends_step = work.ends_step;
   std::vector<PreparedSample> samples;
+  size_t pictures = 0;
   for (size_t i = 0; i < work.items.size(); ++i) {
     if (work.errors[i]) std::rethrow_exception(work.errors[i]);
     if (work.rejected[i]) out.rejected.push_back(std::move(*work.rejected[i]));
-    if (work.prepared[i]) samples.push_back(std::move(*work.prepared[i]));
+    if (!work.prepared[i]) continue;
+    if (work.prepared[i]->has_picture) {  // closes the gaps of samples without one
+      if (pictures < i) std::ranges::copy(work.tiles_of(i), work.tiles_of(pictures).begin());
+      ++pictures;
+    }
+    samples.push_back(std::move(*work.prepared[i]));
   }
-  out.batch = make_batch(samples, image_size);
+  out.batch = make_batch(samples, work.tiles.narrow(0, 0, static_cast<int64_t>(pictures)));
   return out;
 }
 
@@ -56,7 +74,7 @@ struct Loader::State {
   void prepare(Work& work, size_t i) const {
     const Item& item = work.items[i];
     try {
-      work.prepared[i] = prepare_sample(mixture->sample(item.index), *encoder, options.sample);
+      work.prepared[i] = prepare_sample(mixture->sample(item.index), *encoder, options.sample, work.tiles_of(i));
       work.prepared[i]->position = item.position;
       work.prepared[i]->source = mixture->source(item.index);
     } catch (const BadSample& bad) {
@@ -69,7 +87,7 @@ struct Loader::State {
 
   void finish(Work& work) const {
     try {
-      work.done.set_value(assemble(work, options.sample.image_size));
+      work.done.set_value(assemble(work));
     } catch (...) {
       work.done.set_exception(std::current_exception());
     }
@@ -80,7 +98,7 @@ struct Loader::State {
       auto micro = plan();
       ended = !micro.has_value();
       if (ended) return;
-      auto work = std::make_shared<Work>(std::move(*micro));
+      auto work = std::make_shared<Work>(std::move(*micro), options.sample.image_size);
       pending.push_back(work);
       for (const Item& item : work->items) mixture->will_need(item.index);
       if (work->items.empty()) finish(*work);

@@ -95,6 +95,8 @@ auto blame_sample(const Sample& sample, const Work& work) {
 
 }  // namespace
 
+int64_t tile_bytes(int64_t image_size) { return 5 * image_size * image_size * 3; }
+
 StoredPicture open_picture(const Sample& sample) {
   if (sample.stored) return *sample.stored;
   auto file = std::make_shared<MappedFile>(sample.image);
@@ -103,8 +105,14 @@ StoredPicture open_picture(const Sample& sample) {
 }
 
 std::vector<uint8_t> load_tiles(const Sample& sample, const SampleOptions& options) {
+  std::vector<uint8_t> tiles(static_cast<size_t>(tile_bytes(options.image_size)));
+  load_tiles(sample, options, tiles);
+  return tiles;
+}
+
+void load_tiles(const Sample& sample, const SampleOptions& options, std::span<uint8_t> tiles) {
   try {
-    return make_tiles(load_picture(sample, options), static_cast<int>(options.image_size), options.resize_order);
+    make_tiles(load_picture(sample, options), static_cast<int>(options.image_size), options.resize_order, tiles);
   } catch (const Error& error) {
     fail(ExitCode::data, "image: {}: {}", sample.image, error.what());
   }
@@ -129,17 +137,40 @@ void check_picture(const Sample& sample, const SampleOptions& options) {
 }
 
 PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options) {
+  std::vector<uint8_t> tiles(sample.image.empty() ? 0 : static_cast<size_t>(tile_bytes(options.image_size)));
+  PreparedSample out = prepare_sample(sample, encoder, options, tiles);
+  out.tiles = std::move(tiles);
+  return out;
+}
+
+PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options, std::span<uint8_t> tiles) {
   return blame_sample(sample, [&] {
-    PreparedSample out{.id = sample.id, .image = sample.image, .text = encode_text(sample, encoder, options).text, .tiles = {}};
-    if (!sample.image.empty()) out.tiles = load_tiles(sample, options);
+    PreparedSample out{.id = sample.id,
+                       .image = sample.image,
+                       .text = encode_text(sample, encoder, options).text,
+                       .has_picture = !sample.image.empty(),
+                       .tiles = {}};
+    if (out.has_picture) load_tiles(sample, options, tiles);
     return out;
   });
 }
 
 Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size) {
+  const auto bytes = static_cast<size_t>(tile_bytes(image_size));
+  const int64_t pictures = std::count_if(samples.begin(), samples.end(), [](const PreparedSample& sample) { return sample.has_picture; });
+  at::Tensor tiles = at::empty({pictures, 5, image_size, image_size, 3}, at::kByte);
+  auto* to = tiles.mutable_data_ptr<uint8_t>();
+  for (const PreparedSample& sample : samples) {
+    if (!sample.has_picture) continue;
+    if (sample.tiles.size() != bytes)
+      fail(ExitCode::failure, "data: sample {} has {} bytes of tiles, side {} needs {}", sample.id, sample.tiles.size(), image_size, bytes);
+    to = std::copy(sample.tiles.begin(), sample.tiles.end(), to);
+  }
+  return make_batch(samples, std::move(tiles));
+}
+
+Batch make_batch(const std::vector<PreparedSample>& samples, at::Tensor tiles) {
   Batch batch;
-  const int64_t bytes = 5 * image_size * image_size * 3;  // of one sample's tiles
-  int64_t pictures = 0;
   for (const PreparedSample& sample : samples) {
     const EncodedConversation& text = sample.text;
     batch.ids.push_back(sample.id);
@@ -151,14 +182,9 @@ Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size)
     batch.tokens.push(static_cast<int64_t>(text.input_ids.size()));
     batch.instruct.insert(batch.instruct.end(), text.instruct.begin(), text.instruct.end());
     batch.instruct_offsets.push(static_cast<int64_t>(text.instruct.size()));
-    batch.has_tiles.push_back(!sample.tiles.empty());
-    if (!sample.tiles.empty() && static_cast<int64_t>(sample.tiles.size()) != bytes)
-      fail(ExitCode::failure, "data: sample {} has {} bytes of tiles, side {} needs {}", sample.id, sample.tiles.size(), image_size, bytes);
-    pictures += !sample.tiles.empty();
+    batch.has_tiles.push_back(sample.has_picture);
   }
-  batch.tiles = at::empty({pictures, 5, image_size, image_size, 3}, at::kByte);
-  auto* to = batch.tiles.mutable_data_ptr<uint8_t>();
-  for (const PreparedSample& sample : samples) to = std::copy(sample.tiles.begin(), sample.tiles.end(), to);
+  batch.tiles = std::move(tiles);
   return batch;
 }
 

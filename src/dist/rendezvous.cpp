@@ -85,18 +85,19 @@ int listen_on(const std::string& address, int port) {
 
 /// What the processes of this job know and nobody else; empty, with a warning, when the user gives none.
 std::string job_token(const Ranks& ranks) {
+  std::string token;
   if (ranks.token_file.empty()) {
     if (ranks.rank == 0 && !one_node(ranks))
       log::warn("dist: no FUSION_TOKEN_FILE: whoever reaches port {} of {} and guesses the job's name may take part", ranks.port,
                 ranks.master_address);
-    return {};
+    return token;
   }
   struct stat status = {};
   const std::string path = ranks.token_file.string();
   FUSION_CHECK(::stat(path.c_str(), &status) == 0, "dist: FUSION_TOKEN_FILE={}: {}", path, std::strerror(errno));
   FUSION_CHECK((status.st_mode & 077) == 0, "dist: FUSION_TOKEN_FILE={}: others may read it; chmod 600", path);
-  std::string token = read_file(ranks.token_file, 4096);
-  while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
+  token = read_file(ranks.token_file, 4096);
+  token.erase(token.find_last_not_of("\r\n") + 1);
   FUSION_CHECK(token.size() >= 16, "dist: FUSION_TOKEN_FILE={}: {} bytes; at least 16 random ones, as of `openssl rand -hex 16`", path, token.size());
   return token;
 }

@@ -189,12 +189,19 @@ Image resize_bicubic(const Image& image, int width, int height, ResizeOrder orde
   return out;
 }
 
-std::vector<uint8_t> make_tiles(const Image& image, int side, ResizeOrder order, Simd simd) {
+namespace {
+
+/// Bytes of one tile.
+size_t tile_size(int side) {
   FUSION_CHECK(side > 0 && side <= 8192, "image: tiles of {} pixels; 1 to 8192", side);
+  return size_t{3} * static_cast<size_t>(side) * static_cast<size_t>(side);
+}
+
+void write_tiles(const Image& image, int side, ResizeOrder order, Simd simd, std::span<uint8_t> tiles) {
   check_image(image);
   const int twice = 2 * side;
-  const size_t tile = size_t{3} * static_cast<size_t>(side) * static_cast<size_t>(side);
-  std::vector<uint8_t> tiles(5 * tile);
+  const size_t tile = tile_size(side);
+  FUSION_CHECK(tiles.size() == 5 * tile, "image: room of {} bytes for tiles of {}", tiles.size(), 5 * tile);
   // Where Pillow 13 goes vertically first, that resize is made apart and the passes only cut it into tiles.
   const auto shortened = [&](int height) { return vertical_first(image, height, height, order); };
   if (shortened(twice) || shortened(side)) {
@@ -203,11 +210,18 @@ std::vector<uint8_t> make_tiles(const Image& image, int side, ResizeOrder order,
     run_resizes(big, resizes);
     const Image small = resize_bicubic(image, side, side, order, simd);
     std::copy(small.rgb.begin(), small.rgb.end(), tiles.begin() + static_cast<ptrdiff_t>(4 * tile));
-    return tiles;
+    return;
   }
   const Resize resizes[] = {{{image.width, twice, simd}, {image.height, twice, simd}, {tiles.data(), 2, side}},
                             {{image.width, side, simd}, {image.height, side, simd}, {tiles.data() + 4 * tile, 1, side}}};
   run_resizes(image, resizes);
+}
+
+}  // namespace
+
+std::vector<uint8_t> make_tiles(const Image& image, int side, ResizeOrder order, Simd simd) {
+  std::vector<uint8_t> tiles(5 * tile_size(side));
+  write_tiles(image, side, order, simd, tiles);
   return tiles;
 }
 
@@ -216,5 +230,7 @@ Image resize_bicubic(const Image& image, int width, int height, ResizeOrder orde
 }
 
 std::vector<uint8_t> make_tiles(const Image& image, int side, ResizeOrder order) { return make_tiles(image, side, order, best_simd()); }
+
+void make_tiles(const Image& image, int side, ResizeOrder order, std::span<uint8_t> tiles) { write_tiles(image, side, order, best_simd(), tiles); }
 
 }  // namespace fusion

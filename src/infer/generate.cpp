@@ -52,6 +52,7 @@ PreparedSample prompt_sample(const LoadedModel& model, const std::vector<Turn>& 
   const ModelConfig& config = model.config.model;
   PreparedSample sample;
   sample.text = model.encoder->prompt(turns, {.has_image = !tiles.empty(), .latents = config.card.latents, .typed = typed});
+  sample.has_picture = !tiles.empty();
   sample.tiles = tiles;
   const auto most_text = static_cast<size_t>(config.tune.max_text_tokens);
   if (most_text > 0 && sample.text.instruct.size() > most_text) sample.text.instruct.resize(most_text);

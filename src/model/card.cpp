@@ -20,24 +20,23 @@ constexpr double kNormEps = 1e-5;
 InteractionLayer::InteractionLayer(const ModelConfig& config, const Scope& scope)
     : form_(config.card.attention), heads_(form_ == CardAttention::paper ? 1 : config.card.heads) {
   const int64_t D = config.decoder.hidden_size;
-  const auto init = Init::normal(config.decoder.initializer_range);
   const bool released = form_ == CardAttention::released;
-  proj_in_ = Linear(scope / "proj_in", 2 * D, D, false, init);
+  proj_in_ = Linear(scope / "proj_in", 2 * D, D, false);
   if (released) {
-    linear_1_ = Linear(scope / "proj_out" / "linear_1", D, D, false, init);
-    linear_2_ = Linear(scope / "proj_out" / "linear_2", D, D, false, init);
+    linear_1_ = Linear(scope / "proj_out" / "linear_1", D, D, false);
+    linear_2_ = Linear(scope / "proj_out" / "linear_2", D, D, false);
     norm_ = LayerNorm(scope / "norm", D, kNormEps);
   }
   const Scope attention = scope / "cross_attn";
   const auto projection = [&](const char* name, LayerNorm& norm, Linear& linear) {
     if (released) norm = LayerNorm(attention / name / "0", D, kNormEps);
-    linear = Linear(attention / name / "1", D, D, false, init);
+    linear = Linear(attention / name / "1", D, D, false);
   };
   projection("q_proj", q_norm_, q_);
   projection("k_proj", k_norm_, k_);
   projection("v_proj", v_norm_, v_);
-  if (released) o_proj_ = Linear(attention / "o_proj", D, D, false, init);
-  proj_context_ = Linear(scope / "proj_context", D, D, false, init);
+  if (released) o_proj_ = Linear(attention / "o_proj", D, D, false);
+  proj_context_ = Linear(scope / "proj_context", D, D, false);
 }
 
 at::Tensor InteractionLayer::update(const at::Tensor& latents, const at::Tensor& questions, const at::Tensor& windows, int64_t L) const {

@@ -20,9 +20,6 @@
 namespace fusion {
 namespace {
 
-// Xavier for square projections, as the towers' own code starts them.
-Init xavier(int64_t in, int64_t out) { return Init::uniform(std::sqrt(6.0 / static_cast<double>(in + out))); }
-
 // uint8 [n, R, R, 3] -> fp32 [n, 3, R, R] with the bits of the official processors: float(double(v) / 255), then (x - mean) / std in fp32.
 at::Tensor normalize_tiles(const at::Tensor& tiles, TowerType type) {
   const auto& table = normalize_table(type);
@@ -50,13 +47,19 @@ Tower::Tower(const ModelConfig& config, ParameterStore& store, const std::string
   const auto& tower = config.tower;
   const int64_t C = tower.hidden_size, m = tower.intermediate_size, p = tower.patch_size;
   const bool clip = tower.type == TowerType::clip;
+  // Random starts as in the official code: its CLIP tower keeps transformers' ones, its SigLIP towers have PyTorch's own.
+  const double thin = std::sqrt(0.5 / static_cast<double>(C * tower.num_hidden_layers));
+  const auto linear = [&](const Scope& scope, int64_t in, int64_t out, double clip_deviation) {
+    return clip ? Linear(scope, in, out, true, Init::normal(clip_deviation)) : Linear(scope, in, out, true);
+  };
+  const auto patch_init = clip ? Init::normal(0.02) : Init::uniform(1.0 / std::sqrt(3 * p * p));
   embed_unit_ = &store.add_unit("vision embeddings");
   const Scope root(store, *embed_unit_, prefix);
   const Scope embeddings = root / "embeddings";
   if (clip) class_embedding_ = embeddings.add("class_embedding", {C}, Init::normal(std::pow(C, -0.5)));
-  patch_weight_ = embeddings.add("patch_embedding.weight", {C, 3, p, p}, Init::normal(1.0 / std::sqrt(3.0 * p * p)));
-  if (!clip) patch_bias_ = embeddings.add("patch_embedding.bias", {C}, Init::zeros());
-  position_ = embeddings.add("position_embedding.weight", {tower.patches() + tower.class_tokens(), C}, Init::normal(1.0 / std::sqrt(C)));
+  patch_weight_ = embeddings.add("patch_embedding.weight", {C, 3, p, p}, patch_init);
+  if (!clip) patch_bias_ = embeddings.add("patch_embedding.bias", {C}, patch_init);
+  position_ = embeddings.add("position_embedding.weight", {tower.patches() + tower.class_tokens(), C}, Init::normal(clip ? 0.02 : 1.0));
   if (clip) pre_norm_ = LayerNorm(root / "pre_layrnorm", C, tower.layer_norm_eps);
 
   const bool selects = clip && config.tune.connector == Connector::released;
@@ -71,13 +74,13 @@ Tower::Tower(const ModelConfig& config, ParameterStore& store, const std::string
     layer.unit = &store.add_unit(fmt::format("vision layer {}", i));
     const Scope scope(store, *layer.unit, fmt::format("{}.encoder.layers.{}", prefix, i));
     const Scope attention = scope / "self_attn";
-    layer.k_proj = Linear(attention / "k_proj", C, C, true, xavier(C, C));
-    layer.v_proj = Linear(attention / "v_proj", C, C, true, xavier(C, C));
-    layer.q_proj = Linear(attention / "q_proj", C, C, true, xavier(C, C));
-    layer.out_proj = Linear(attention / "out_proj", C, C, true, xavier(C, C));
+    layer.k_proj = linear(attention / "k_proj", C, C, thin);
+    layer.v_proj = linear(attention / "v_proj", C, C, thin);
+    layer.q_proj = linear(attention / "q_proj", C, C, thin);
+    layer.out_proj = linear(attention / "out_proj", C, C, 1.0 / std::sqrt(C));
     layer.layer_norm1 = LayerNorm(scope / "layer_norm1", C, tower.layer_norm_eps);
-    layer.fc1 = Linear(scope / "mlp" / "fc1", C, m, true, xavier(C, m));
-    layer.fc2 = Linear(scope / "mlp" / "fc2", m, C, true, xavier(m, C));
+    layer.fc1 = linear(scope / "mlp" / "fc1", C, m, std::sqrt(0.5 / static_cast<double>(C)));
+    layer.fc2 = linear(scope / "mlp" / "fc2", m, C, thin);
     layer.layer_norm2 = LayerNorm(scope / "layer_norm2", C, tower.layer_norm_eps);
     // Nothing reads the states after the connector's last one (CLIP's last layer).
     if (i >= last_state_)

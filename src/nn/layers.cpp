@@ -14,6 +14,12 @@
 
 namespace fusion {
 
+Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias) {
+  const auto init = Init::uniform(1.0 / std::sqrt(in));
+  weight = scope.add("weight", {out, in}, init);
+  if (with_bias) bias = scope.add("bias", {out}, init);
+}
+
 Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias, Init weight_init) : weight(scope.add("weight", {out, in}, weight_init)) {
   if (with_bias) bias = scope.add("bias", {out}, Init::zeros());
 }
@@ -52,9 +58,7 @@ at::Tensor activate(const at::Tensor& x, Activation activation) {
   });
 }
 
-Projector::Projector(const Scope& scope, int64_t in, int64_t out)
-    : first(scope / "0", in, out, true, Init::uniform(1.0 / std::sqrt(in))),
-      second(scope / "2", out, out, true, Init::uniform(1.0 / std::sqrt(out))) {}
+Projector::Projector(const Scope& scope, int64_t in, int64_t out) : first(scope / "0", in, out, true), second(scope / "2", out, out, true) {}
 
 at::Tensor Projector::operator()(const at::Tensor& x) const { return second(activate(first(x), Activation::gelu)); }
 

@@ -43,9 +43,10 @@ LoaderBench bench_loader(std::shared_ptr<const Mixture> mixture, std::shared_ptr
       if (!loaded->rejected.empty()) fail(ExitCode::data, "bench: {}: {}; leave it out", loaded->rejected[0].where, loaded->rejected[0].reason);
   };
   load(options.workers);
+  std::vector<uint8_t> tiles(static_cast<size_t>(tile_bytes(options.sample.image_size)));
   bench.tiles = rate(bench.samples, [&] {
     for (int64_t i = 0; i < bench.samples; ++i)
-      if (const Sample sample = mixture->sample(i); !sample.image.empty()) load_tiles(sample, options.sample);
+      if (const Sample sample = mixture->sample(i); !sample.image.empty()) load_tiles(sample, options.sample, tiles);
   });
   bench.one = rate(bench.samples, [&] { load(1); });
   bench.many = rate(bench.samples, [&] { load(options.workers); });

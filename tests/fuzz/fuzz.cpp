@@ -1,7 +1,9 @@
-// Random bytes for every reader of foreign files: safetensors, both tokenizers, texts, pictures. Each input must end in a value or in an Error within
-// a second of processor time, with bounded memory; run it in the sanitizers' build (scripts/fuzz.sh).
+// Random bytes for every reader of foreign files: safetensors, both tokenizers, texts, pictures, rows and shards. Each input must end in a value or
+// in an Error within a second of processor time, with bounded memory; run it in the sanitizers' build (scripts/fuzz.sh).
+#include "data/shard_files.h"
 #include "fusion/base/error.h"
 #include "fusion/base/random.h"
+#include "fusion/data/annotation.h"
 #include "fusion/image/image.h"
 #include "fusion/model/io/safetensors.h"
 #include "temp_folder.h"
@@ -75,6 +77,21 @@ std::string input(const Reader& reader, RandomStream& draw) {
   return bytes;
 }
 
+/// Rows in a file with this ending.
+Reader rows(const fs::path& folder, const std::string& ending, std::vector<std::string> good) {
+  return {"rows" + ending, std::move(good), [path = folder / ("x" + ending)](const std::string& bytes) {
+            write_file(path, bytes, Sync::no);
+            const AnnotationFile file(path);
+            for (int64_t i = 0; i < file.size(); ++i) {
+              try {
+                const Sample sample = file.sample(i);
+                if (sample.stored) check_picture(sample, {});
+              } catch (const BadSample&) {  // the rows behind it are read all the same
+              }
+            }
+          }};
+}
+
 std::vector<Reader> readers(const test::TempFolder& folder) {
   const auto file = [&](const std::string& name) { return folder.path() / name; };
   write_safetensors(file("seed.safetensors"), {{"a", at::arange(12).view({3, 4})}, {"b.weight", at::arange(5).to(at::kFloat)}});
@@ -89,6 +106,15 @@ std::vector<Reader> readers(const test::TempFolder& folder) {
   std::vector<std::string> pictures;
   for (const auto& entry : fs::directory_iterator(FUSION_SOURCE_DIR "/tests/data/image"))
     if (const auto kind = entry.path().extension(); kind != ".json" && kind != ".py") pictures.push_back(read_file(entry.path()));
+
+  const test::LlavaFolder llava(file("llava"));
+  const std::string lines = read_file(llava.folder / "data.jsonl");
+  std::string array = lines;
+  for (char& byte : array)
+    if (byte == '\n') byte = ',';
+  array = "[" + array.substr(0, array.size() - 1) + "]";
+  const test::LlavaFolder::Columns whole = {{"image", "bytes"}, {"json", "str"}, {"number", "int"}},
+                                   split = {{"conversations", "json"}, {"id", "str"}, {"image", "bytes"}};
 
   return {{"safetensors",
            {read_file(file("seed.safetensors"))},
@@ -113,7 +139,11 @@ std::vector<Reader> readers(const test::TempFolder& folder) {
            [=](const std::string& bytes) {
              for (const auto& tokenizer : {phi, bpe}) tokenizer->decode(tokenizer->encode(bytes));
            }},
-          {"picture", pictures, [](const std::string& bytes) { make_tiles(decode_image(std::as_bytes(std::span(bytes))), 32); }}};
+          {"picture", pictures, [](const std::string& bytes) { make_tiles(decode_image(std::as_bytes(std::span(bytes))), 32); }},
+          rows(folder.path(), ".json", {array}),
+          rows(folder.path(), ".jsonl", {lines}),
+          rows(folder.path(), ".tar", {llava.tar(0, 6), llava.tar(3, 20)}),
+          rows(folder.path(), ".mds", {llava.mds(0, 6, whole), llava.mds(3, 20, split)})};
 }
 
 int run(uint64_t bytes_each, uint64_t seed) {

@@ -25,14 +25,20 @@ struct PreparedSample {
   int64_t position = 0;  // in the epoch's order
   int64_t source = 0;    // index of its data set
   EncodedConversation text;
-  std::vector<uint8_t> tiles;  // [5, R, R, 3]; empty = text only
+  bool has_picture = false;
+  std::vector<uint8_t> tiles;  // [5, R, R, 3] of a picture, unless they were written elsewhere
 };
+
+/// Bytes of the five tiles of side `image_size`.
+int64_t tile_bytes(int64_t image_size);
 
 /// The bytes of a sample's picture, in its shard or its file. Throws ExitCode::io.
 StoredPicture open_picture(const Sample& sample);
 
 /// The five tiles of a sample's picture, [5, R, R, 3]. Throws ExitCode::data naming it.
 std::vector<uint8_t> load_tiles(const Sample& sample, const SampleOptions& options);
+/// The same, written to `tiles`.
+void load_tiles(const Sample& sample, const SampleOptions& options, std::span<uint8_t> tiles);
 /// The five tiles of a picture file, [5, R, R, 3]. Throws ExitCode::data naming the file.
 std::vector<uint8_t> load_tiles(const fs::path& image, const SampleOptions& options);
 
@@ -50,8 +56,12 @@ void check_picture(const Sample& sample, const SampleOptions& options);
 /// Reads the picture, makes tiles, encodes and cuts the text. A cut sample keeps at least one supervised token among its first max_length rows.
 /// Throws BadSample with a reason: those of ConversationEncoder, "image: ...", "no_target: ...", "over_length: ...".
 PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options);
+/// The same with the tiles written to `tiles` where the sample has a picture: a loader prepares samples in the memory of their batch.
+PreparedSample prepare_sample(const Sample& sample, const ConversationEncoder& encoder, const SampleOptions& options, std::span<uint8_t> tiles);
 
 /// Concatenates prepared samples of tile side `image_size`. Tiles are uint8 [B', 5, R, R, 3].
 Batch make_batch(const std::vector<PreparedSample>& samples, int64_t image_size);
+/// The same with the tiles of the samples with a picture in `tiles` already.
+Batch make_batch(const std::vector<PreparedSample>& samples, at::Tensor tiles);
 
 }  // namespace fusion

@@ -33,6 +33,8 @@ Image resize_bicubic(const Image& image, int width, int height, ResizeOrder orde
 
 /// Tiles [5, R, R, 3]: the quarters of the 2R x 2R resize (top-left, top-right, bottom-left, bottom-right), then the R x R resize.
 std::vector<uint8_t> make_tiles(const Image& image, int side, ResizeOrder order = ResizeOrder::pillow);
+/// The same, written to `tiles`, which holds exactly their bytes.
+void make_tiles(const Image& image, int side, ResizeOrder order, std::span<uint8_t> tiles);
 
 /// 3 x 256 fp32 values: channel c, byte v -> (v/255 - mean_c)/std_c as the official processors compute it.
 struct NormalizeTable {

@@ -14,6 +14,9 @@ struct Linear {
   Parameter* bias = nullptr;  // null without bias
 
   Linear() = default;
+  /// A random start as PyTorch's own: weight and bias uniform in +-1/sqrt(in).
+  Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias);
+  /// The bias starts with zeros.
   Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias, Init weight_init);
   at::Tensor operator()(const at::Tensor& x) const;  // [R, in] -> [R, out]
 };
