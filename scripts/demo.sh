@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 folder=${1:-runs/demo}
 fusion=$(scripts/build.sh auto bin/fusion | tail -n 1)/bin/fusion
 
-[ -f "$folder/data/val.json" ] || "$fusion" data synth --out "$folder/data" --stage1 9000 --stage15 8000 --stage2 9000
+[ -f "$folder/data/val.json" ] || "$fusion" data synth --out "$folder/data" --stage1 6000 --stage15 5000 --stage2 6000
 "$fusion" train configs/demo/demo.yaml vars.data="$(realpath "$folder/data")" run.dir="$folder/run"
 
 echo
