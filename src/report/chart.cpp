@@ -120,10 +120,16 @@ void draw(const Chart& chart, Pen& pen) {
     pen.text({x, kHeight - kBottom + 17}, time ? duration(tick, horizontal.high) : number(tick), Anchor::middle, -1);
   }
   pen.line({kLeft, kHeight - kBottom}, {kWidth - kRight, kHeight - kBottom}, "axis");
+  std::vector<std::pair<double, double>> written;  // where marks have their texts
   for (const ChartMark& mark : chart.marks) {
     const double x = at(mark.x, vertical.high).x;
     pen.line({x, kTop}, {x, kHeight - kBottom}, "mark");
-    const bool fits = x + 7.0 * static_cast<double>(mark.text.size()) < kWidth;
+    const double length = 7.0 * static_cast<double>(mark.text.size());
+    const bool fits = x + length < kWidth;
+    const double begin = fits ? x : x - length, end = begin + length;
+    // The line alone where texts would cover each other.
+    if (std::any_of(written.begin(), written.end(), [&](const auto& other) { return begin < other.second && other.first < end; })) continue;
+    written.emplace_back(begin, end);
     pen.text({fits ? x + 3 : x - 3, kTop + 11}, mark.text, fits ? Anchor::start : Anchor::end, -1);
   }
   for (const bool faint : {true, false})

@@ -10,7 +10,7 @@
 namespace fusion {
 namespace {
 
-constexpr int kLarge = 480, kSmall = 200, kMargin = 12, kBar = 18, kLine = 22;  // pixels
+constexpr int kLarge = 480, kSmall = 200, kMargin = 12, kBar = 18, kLine = 22, kCaption = 38;  // pixels
 constexpr double kColorShare = 0.6;
 const cv::Scalar kPaper(255, 255, 255), kInk(30, 30, 30);
 
@@ -27,6 +27,12 @@ void write(cv::Mat& canvas, std::string text, cv::Point at, double size = 0.45) 
   for (char& letter : text)
     if (static_cast<unsigned char>(letter) > 0x7E) letter = '?';
   cv::putText(canvas, text, at, cv::FONT_HERSHEY_SIMPLEX, size, kInk, 1, cv::LINE_AA);
+}
+
+/// The same in letters small enough for `width` pixels.
+void write_within(cv::Mat& canvas, const std::string& text, cv::Point at, int width, double size) {
+  const int needed = cv::getTextSize(text, cv::FONT_HERSHEY_SIMPLEX, size, 1, nullptr).width;
+  write(canvas, text, at, needed <= width ? size : size * width / needed);
 }
 
 /// 8-bit grey to colours, in our order RGB.
@@ -109,15 +115,16 @@ Image draw_heat_sheet(const Image& picture, const std::string& title, const std:
   for (const HeatMap& map : maps) check(map);
   const int columns = std::clamp(static_cast<int>(std::ceil(std::sqrt(1.6 * static_cast<double>(maps.size())))), 2, 8);
   const int rows = (static_cast<int>(maps.size()) + columns - 1) / columns;
-  const cv::Size cell(kSmall + kMargin, overlay(picture, maps[0], kSmall).rows + kLine + kMargin);
+  const cv::Size cell(kSmall + kMargin, overlay(picture, maps[0], kSmall).rows + kCaption + kMargin);
   const int top = kLine + kMargin;
   cv::Mat canvas(top + rows * cell.height + kLine + kMargin, kMargin + columns * cell.width, CV_8UC3, kPaper);
   write(canvas, title, {kMargin, kLine});
   for (size_t i = 0; i < maps.size(); ++i) {
     const cv::Point at(kMargin + static_cast<int>(i) % columns * cell.width, top + static_cast<int>(i) / columns * cell.height);
     const auto [low, high] = range_of(maps[i]);
-    write(canvas, fmt::format("{}: {:.2g} to {:.2g}", maps[i].title, low, high), at + cv::Point(0, kLine - 6), 0.38);
-    place(canvas, overlay(picture, maps[i], kSmall), at + cv::Point(0, kLine));
+    write_within(canvas, maps[i].title, at + cv::Point(0, kCaption / 2 - 4), kSmall, 0.38);
+    write_within(canvas, fmt::format("{:.2g} to {:.2g}", low, high), at + cv::Point(0, kCaption - 6), kSmall, 0.38);
+    place(canvas, overlay(picture, maps[i], kSmall), at + cv::Point(0, kCaption));
   }
   const int y = top + rows * cell.height;
   write(canvas, "least", {kMargin, y + kLine - 6}, 0.38);

@@ -66,6 +66,14 @@ TEST(Chart, TextCannotLeaveItsPlace) {
   EXPECT_THAT(svg, testing::HasSubstr("a&quot;&amp;&#39; 2<"));
 }
 
+TEST(Chart, TextsOfMarksDoNotCoverEachOther) {
+  Chart marked = chart({0, 1000}, {1, 2});
+  marked.marks = {{0, "first"}, {10, "hidden"}, {500, "middle"}, {505, "covered"}, {5, "under"}};  // of two runs: in no order
+  const std::string svg = chart_svg(marked);
+  for (const char* text : {"first", "middle"}) EXPECT_THAT(svg, testing::HasSubstr(text));
+  for (const char* text : {"hidden", "covered", "under"}) EXPECT_THAT(svg, testing::Not(testing::HasSubstr(text)));
+}
+
 TEST(Chart, SmoothingIsTheAverageWithoutTheStartsBias) {
   const std::vector<double> values = {4, 1, kNan, 3, 2};
   const auto out = smoothed(values, 0.9);

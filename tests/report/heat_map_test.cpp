@@ -60,10 +60,21 @@ TEST(HeatMap, ASheetHoldsEveryMap) {
   const HeatMap cold{.title = "layer 0", .side = 1, .values = {0}}, hot{.title = "layer 1", .side = 1, .values = {2}};
   const Image few = draw_heat_sheet(grey_picture(4, 4), "s", {cold, hot}),
               many = draw_heat_sheet(grey_picture(4, 4), "s", std::vector<HeatMap>(30, hot));
-  EXPECT_GT(brightness(few, 12 + 212 + 100, 34 + 22 + 100), brightness(few, 12 + 100, 34 + 22 + 100));
+  EXPECT_GT(brightness(few, 12 + 212 + 100, 34 + 38 + 100), brightness(few, 12 + 100, 34 + 38 + 100));
   EXPECT_GT(many.height, few.height);
   const std::string png = encode_png(many);
   EXPECT_EQ(decode_image(std::as_bytes(std::span(png))).rgb, many.rgb);
+}
+
+TEST(HeatMap, LongTitlesStayOverTheirMap) {
+  const HeatMap map{.title = "a title that is far too long for a map of two hundred pixels", .side = 1, .values = {1}};
+  const Image sheet = draw_heat_sheet(grey_picture(4, 4), "s", {map, map});
+  int darkest = 3 * 255;
+  for (int y = 34; y < 34 + 38; ++y) {
+    for (int x = 12; x < 212; ++x) darkest = std::min(darkest, brightness(sheet, x, y));
+    for (int x = 214; x < 222; ++x) EXPECT_EQ(brightness(sheet, x, y), brightness(sheet, 2, 2)) << x << ", " << y;
+  }
+  EXPECT_LT(darkest, 3 * 128);
 }
 
 TEST(HeatMap, RefusesWhatIsNoMap) {
