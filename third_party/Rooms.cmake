@@ -10,8 +10,8 @@ function(fusion_precompile name)
   add_library(fusion_${name} OBJECT ${CMAKE_BINARY_DIR}/precompiled.cpp)
   target_compile_options(fusion_${name} PRIVATE ${FUSION_WARNINGS})
   target_link_libraries(fusion_${name} PRIVATE fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json Threads::Threads LibTorch::torch ${ARGN})
-  target_precompile_headers(fusion_${name} PRIVATE <ATen/TensorOperators.h> <ATen/core/Tensor.h> <ATen/ops/empty_like.h> <fmt/format.h> <nlohmann/json.hpp> <algorithm> <filesystem> <functional> <map>
-                            <memory> <mutex> <optional> <span> <string> <thread> <vector>)
+  target_precompile_headers(fusion_${name} PRIVATE <ATen/TensorOperators.h> <ATen/core/Tensor.h> <ATen/ops/empty_like.h> <fmt/format.h> <nlohmann/json.hpp>
+                            <algorithm> <filesystem> <functional> <map> <memory> <mutex> <optional> <span> <string> <thread> <vector>)
 endfunction()
 fusion_precompile(precompiled)
 fusion_precompile(precompiled_test GTest::gtest)

@@ -67,7 +67,8 @@ uint32_t crc32c(std::string_view bytes) { return crc<0x82F63B78u>(bytes); }
 EventFile::EventFile(const fs::path& folder, int64_t first_step) : path_(event_path(folder)), file_(path_) {
   file_.append_bytes(record(event(0, 3, "brain.Event:2")));
   if (std::distance(fs::directory_iterator(folder), {}) == 1) return;  // no earlier file
-  std::string start;                                                   // SessionLog: 1 status = START (1)
+  // SessionLog: 1 status = START (1)
+  std::string start;
   put_int(start, 1, 1);
   file_.append_bytes(record(event(first_step + 1, 7, start)));  // points from this step on come from this file
 }
