@@ -14,8 +14,15 @@ namespace {
 constexpr const char* kManifest = "manifest.json";
 
 /// Variables that change what a run computes or where; nothing else of the environment is kept.
-constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",         "MKL_NUM_THREADS",         "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES",
-                                        "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF", "SLURM_JOB_ID",        "TZ"};
+constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",
+                                        "MKL_NUM_THREADS",
+                                        "ATEN_CPU_CAPABILITY",
+                                        "CUDA_VISIBLE_DEVICES",
+                                        "CUBLAS_WORKSPACE_CONFIG",
+                                        "PYTORCH_CUDA_ALLOC_CONF",
+                                        "SLURM_JOB_ID",
+                                        "TZ",
+                                        "MKL_CBWR"};
 
 std::string manifest_text(const Recipe& recipe, const std::string& version, int64_t world) {
   Json manifest = {{"fusion", version}, {"name", recipe.name}, {"config_digest", recipe.digest}, {"config_sha256", sha256_text(recipe.text)}};

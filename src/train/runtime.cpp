@@ -14,8 +14,8 @@
 namespace fusion {
 namespace {
 
-// MKL's mode in which a product of several threads has the same bits in every run; MKL reads it at the first product. AUTO alone let a run in ten
-// differ in its last bits on a Xeon; in the strict modes, for Intel's processors only, a product does not depend on the number of threads.
+// MKL's mode in which a product of several threads has the same bits in every run; MKL reads it at the first product. With AUTO a run in ten
+// differed in its last bits on a Xeon; in the strict modes, for Intel's processors only, a product does not depend on the number of threads.
 const char* reproducible_products() {
 #if defined(__x86_64__)
   if (__builtin_cpu_is("intel")) {
